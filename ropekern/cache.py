@@ -1,0 +1,93 @@
+"""The cos_sin_cache table, and which of its rows each channel reads."""
+
+from functools import cache
+
+import torch
+
+from ropekern.frequencies import RopeParameters, inverse_frequencies
+
+
+def compute_cos_sin_cache(
+    rotary_dim: int,
+    max_position: int,
+    rope_theta: float = 10000.0,
+    *,
+    rope_parameters: RopeParameters | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """The table that every backend reads: row p holds the cosines, then the sines, of position p.
+
+    Angles are float32 products of position and inverse frequency, as in Hugging Face transformers and vLLM.
+
+    Args:
+        rotary_dim: channels that rotate, even and positive.
+        max_position: number of rows; valid positions are 0 .. max_position - 1.
+        rope_theta: base of the frequencies, used where rope_parameters names none.
+        rope_parameters: Hugging Face `rope_parameters` (rope_type, factor, ...); None means rope_type "default".
+        dtype: of the table. float32 is advised: bfloat16 costs 2e-3 in each cosine.
+        device: of the table.
+
+    Returns:
+        `[max_position, rotary_dim]` of dtype, contiguous.
+
+    Raises:
+        ValueError: a size is out of range or rope_parameters is incomplete.
+    """
+    if rotary_dim <= 0 or rotary_dim % 2:
+        raise ValueError(f"rotary_dim must be even and positive, got {rotary_dim}")
+    if max_position <= 0:
+        raise ValueError(f"max_position must be positive, got {max_position}")
+    inv_freq, scaling = inverse_frequencies(rotary_dim, {"rope_theta": rope_theta, **(rope_parameters or {})})
+    positions = torch.arange(max_position, dtype=torch.float32, device=device)
+    angles = torch.outer(positions, inv_freq.to(positions.device))
+    return (torch.cat((angles.cos(), angles.sin()), dim=-1) * scaling).to(dtype)
+
+
+def mrope_axes(mrope_section: tuple[int, int, int], mrope_interleaved: bool) -> list[int]:
+    """Which position axis (0 = t, 1 = h, 2 = w) each of the rotary_dim // 2 channels reads.
+
+    Chunked (Qwen2-VL, Qwen2.5-VL, GLM-4.1V): t channels, then h, then w. Interleaved (Qwen3-VL): t h w t h w ...
+    until h and w have their number, t in the rest. This is the axis layout; it is independent of the pairing
+    (NeoX or GPT-J), which says which two channels rotate together.
+
+    Raises:
+        ValueError: the interleaved pattern cannot give each axis its number of channels.
+    """
+    t, h, w = mrope_section
+    if not mrope_interleaved:
+        return [0] * t + [1] * h + [2] * w
+    axes = [1 if i % 3 == 1 and i < 3 * h else 2 if i % 3 == 2 and i < 3 * w else 0 for i in range(t + h + w)]
+    counts = tuple(axes.count(axis) for axis in range(3))
+    if counts != (t, h, w):
+        raise ValueError(f"mrope_section {mrope_section} cannot be interleaved: the pattern would give {counts}")
+    return axes
+
+
+@cache
+def _axes_on(section: tuple[int, int, int], interleaved: bool, device: torch.device) -> torch.Tensor:
+    # Kept per device: a copy from host memory is not allowed while a CUDA graph is captured.
+    return torch.tensor(mrope_axes(section, interleaved), device=device)
+
+
+def gather_cos_sin(
+    positions: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    mrope_section: tuple[int, int, int] | None,
+    mrope_interleaved: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine of each token, `[num_tokens, rotary_dim // 2]` each, in the dtype of the table.
+
+    Args:
+        positions: `[num_tokens]`, or `[3, num_tokens]` (t, h, w) with an mrope_section.
+        cos_sin_cache: `[max_position, rotary_dim]`.
+        mrope_section: channels of t, h, w; read only where positions has three rows.
+        mrope_interleaved: the axis layout, see mrope_axes.
+    """
+    half = cos_sin_cache.shape[-1] // 2
+    if positions.dim() == 1 or mrope_section is None:
+        cos, sin = cos_sin_cache[positions].split(half, dim=-1)
+        return cos, sin
+    rows = positions[_axes_on(mrope_section, mrope_interleaved, positions.device)].T
+    channels = torch.arange(half, device=positions.device)
+    return cos_sin_cache[rows, channels], cos_sin_cache[rows, half + channels]
