@@ -67,7 +67,7 @@ def mrope_axes(mrope_section: tuple[int, int, int], mrope_interleaved: bool) -> 
 @cache
 def _axes_on(section: tuple[int, int, int], interleaved: bool, device: torch.device) -> torch.Tensor:
     # Kept per device: a copy from host memory is not allowed while a CUDA graph is captured.
-    return torch.tensor(mrope_axes(section, interleaved), device=device)
+    return torch.tensor(2 * mrope_axes(section, interleaved), device=device)
 
 
 def gather_cos_sin(
@@ -75,19 +75,17 @@ def gather_cos_sin(
     cos_sin_cache: torch.Tensor,
     mrope_section: tuple[int, int, int] | None,
     mrope_interleaved: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of each token, `[num_tokens, rotary_dim // 2]` each, in the dtype of the table.
+) -> torch.Tensor:
+    """The table row of each token, `[num_tokens, rotary_dim]`, cosines then sines, in the dtype of the table.
 
     Args:
-        positions: `[num_tokens]`, or `[3, num_tokens]` (t, h, w) with an mrope_section.
+        positions: `[num_tokens]`, or `[3, num_tokens]` (t, h, w) with an mrope_section: then each channel's element
+            comes from the row of the axis that it reads.
         cos_sin_cache: `[max_position, rotary_dim]`.
         mrope_section: channels of t, h, w; read only where positions has three rows.
         mrope_interleaved: the axis layout, see mrope_axes.
     """
-    half = cos_sin_cache.shape[-1] // 2
     if positions.dim() == 1 or mrope_section is None:
-        cos, sin = cos_sin_cache[positions].split(half, dim=-1)
-        return cos, sin
-    rows = positions[_axes_on(mrope_section, mrope_interleaved, positions.device)].T
-    channels = torch.arange(half, device=positions.device)
-    return cos_sin_cache[rows, channels], cos_sin_cache[rows, half + channels]
+        return cos_sin_cache[positions]
+    axes = _axes_on(mrope_section, mrope_interleaved, positions.device)
+    return cos_sin_cache.gather(0, positions.long().T.index_select(1, axes))

@@ -42,7 +42,7 @@ class RotaryEmbedding(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "RotaryEmbedding":
         table = self.cos_sin_cache
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.cos_sin_cache.dtype != table.dtype:
             self.cos_sin_cache = table.to(self.cos_sin_cache.device)
         return self

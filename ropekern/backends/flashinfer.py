@@ -9,7 +9,8 @@ import torch
 from ropekern.cache import gather_cos_sin
 from ropekern.errors import UnsupportedError
 
-HEAD_SIZES = (64, 128, 256, 512)  # the sizes its RoPE kernel is built for; others fall to a quantising kernel
+# The sizes that its RoPE kernel is built for. Version 0.7.2 sends others to a kernel that reads misaligned addresses.
+HEAD_SIZES = (64, 128, 256, 512)
 
 
 def rope(
@@ -37,8 +38,7 @@ def rope(
     if not query.shape[0]:
         return
     if positions.dim() == 2:
-        cos_sin = gather_cos_sin(positions, cos_sin_cache, mrope_section, mrope_interleaved)
-        cos_sin_cache = torch.cat(cos_sin, dim=-1)
+        cos_sin_cache = gather_cos_sin(positions, cos_sin_cache, mrope_section, mrope_interleaved)
         positions = torch.arange(positions.shape[1], device=positions.device)
     if query_out is not query:
         query_out.copy_(query)
@@ -70,8 +70,9 @@ def _check(query: torch.Tensor, key: torch.Tensor | None, cos_sin_cache: torch.T
         raise refuse("cos_sin_cache.dtype", cos_sin_cache.dtype, "torch.float32")
     if head_size not in HEAD_SIZES:
         raise refuse("head_size", head_size, f"one of {HEAD_SIZES}")
-    if half % 8:  # its threads hold 8 channels each and read a wrong pair across the middle otherwise
-        raise refuse("rotary_dim // 2", half, "a multiple of 8")
+    channels = max(8, head_size // 32)  # of one thread, which would read wrong pairs across the middle
+    if half % channels:
+        raise refuse("rotary_dim // 2", half, f"a multiple of {channels}")
     if key is None and query.shape[1] < 2:
         raise refuse("key", None, "a tensor where query has one head")
     for name, x in (("query", query), ("key", key)):

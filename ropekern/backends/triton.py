@@ -180,7 +180,8 @@ class Tile:
 
 def choose_tile(num_tokens: int, num_heads: int, num_kv_heads: int) -> Tile:
     """Few tokens: small programs, so that every multiprocessor has one. Many: larger ones, so that each thread has
-    more than one load in flight and a table row serves more heads."""
+    more than one load in flight and a table row serves more heads.
+    """
     block_heads = min(8, triton.next_power_of_2(max(num_heads, num_kv_heads)))
     if num_tokens < 1024:
         return Tile(block_tokens=1, block_heads=min(4, block_heads), num_warps=1)

@@ -1,0 +1,23 @@
+"""Is there an NVIDIA GPU? Answered without torch, so that a row that cannot run here costs next to nothing."""
+
+import ctypes
+from functools import cache
+
+_NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
+@cache
+def reason_absent() -> str | None:
+    """Why GPU rows do not apply to this machine; None where they do.
+
+    A driver that is there but broken is no reason: then the rows run and fail aloud.
+    """
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver on this machine (libcuda.so.1 cannot be loaded)"
+    count = ctypes.c_int(0)
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status == _NO_DEVICE or (status == 0 and count.value == 0):
+        return "no CUDA device on this machine"
+    return None

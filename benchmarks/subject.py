@@ -1,0 +1,73 @@
+"""The one door to the package under measurement. It knows how older commits spelled what it calls.
+
+Measured commits all go through here, so a signature that changes in `ropekern` is bridged in this file, never in the
+benchmarks: their history would break.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.workload import Inputs, Workload
+
+
+def assert_installed() -> None:
+    """Raise unless the `ropekern` that is imported belongs to this interpreter's own environment.
+
+    A process that measures a commit and imports the working tree instead would call every commit the same.
+    """
+    import ropekern
+
+    location = Path(ropekern.__file__ or "").resolve()
+    if not location.is_relative_to(Path(sys.prefix).resolve()):
+        raise RuntimeError(f"ropekern was imported from {location}, wanted the one installed in {sys.prefix}")
+
+
+@cache
+def cos_sin_cache(workload: Workload, device: torch.device) -> torch.Tensor:
+    """The package's table for a workload, float32, kept for the life of the process."""
+    import ropekern
+
+    return ropekern.compute_cos_sin_cache(
+        workload.rotary_dim, workload.table_rows, rope_parameters=workload.rope_parameters, device=device
+    )
+
+
+def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Callable[[], None]:
+    """A call that rotates inputs in place with one backend of the package."""
+    import ropekern
+
+    table = cos_sin_cache(workload, inputs.query.device)
+    positions, query, key = inputs.positions, inputs.query, inputs.key
+    apply = ropekern.apply_rope_
+    keywords: dict[str, Any] = {
+        "is_neox_style": workload.is_neox_style,
+        "mrope_section": workload.mrope_section,
+        "mrope_interleaved": workload.mrope_interleaved,
+        "backend": backend,
+    }
+    return lambda: apply(positions, query, key, table, **keywords)
+
+
+def compile_kernel(workload: Workload, target: int) -> Any | None:
+    """The compiled Triton kernel of a workload for a compute capability; None where the commit cannot say."""
+    import ropekern
+
+    if not hasattr(ropekern, "compile_kernel"):
+        return None
+    case = ropekern.KernelCase(
+        num_tokens=workload.num_tokens,
+        num_heads=workload.num_heads,
+        num_kv_heads=workload.num_kv_heads,
+        head_size=workload.head_size,
+        rotary_dim=workload.rotary_dim,
+        is_neox_style=workload.is_neox_style,
+        mrope_section=workload.mrope_section,
+        mrope_interleaved=workload.mrope_interleaved,
+        dtype=workload.dtype,
+    )
+    return ropekern.compile_kernel(case, target)
