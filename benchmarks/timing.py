@@ -51,29 +51,27 @@ class Rotation:
     calls: int
     buffers: int
 
-    def reuse_distance(self, call_bytes: int, evicted_bytes: int) -> int:
-        """Bytes touched between two uses of a buffer."""
-        between_replays = self.buffers * call_bytes + evicted_bytes
-        return between_replays if self.calls <= self.buffers else self.buffers * call_bytes
-
 
 def plan_rotation(call_seconds: float, call_bytes: int, l2_bytes: int, *, cold: bool) -> Rotation:
-    """Calls enough for SAMPLE_SECONDS; cold, over as many buffers as fill the L2 cache twice or one for each call.
-
-    Raises:
-        MeasuringError: a cold rotation would come back to a buffer too soon.
-    """
+    """Calls enough for SAMPLE_SECONDS; cold, over as many buffers as fill the L2 cache twice or one for each call."""
     calls = max(1, math.ceil(SAMPLE_SECONDS / call_seconds))
     if not cold:
         return Rotation(calls, 1)
     buffers = min(calls, math.ceil(2 * l2_bytes / call_bytes))
-    rotation = Rotation(math.ceil(calls / buffers) * buffers, buffers)
-    distance = rotation.reuse_distance(call_bytes, 2 * l2_bytes)
-    if distance < 2 * l2_bytes:
-        raise MeasuringError(
-            f"a buffer is used again after {distance} bytes, wanted twice the L2 cache: {2 * l2_bytes}"
-        )
-    return rotation
+    return Rotation(math.ceil(calls / buffers) * buffers, buffers)
+
+
+def assert_cold(calls: Sequence[Call], call_bytes: int, l2_bytes: int) -> None:
+    """Raise MeasuringError if a replay comes back to a buffer before twice the L2 cache went by.
+
+    A buffer used once a replay is cold by what CudaDevice.replay rewrites between replays.
+    """
+    last_use: dict[Call, int] = {}
+    for index, call in enumerate(calls):
+        distance = (index - last_use.get(call, -math.inf)) * call_bytes
+        if distance < 2 * l2_bytes:
+            raise MeasuringError(f"a buffer is used again after {distance} bytes, wanted 2 x L2 = {2 * l2_bytes}")
+        last_use[call] = index
 
 
 def prepare_device(
@@ -86,6 +84,9 @@ def prepare_device(
         call_bytes: bytes of a call's buffers.
         device: a CudaDevice, or its stand-in.
         cold: cold L2 cache, else hot.
+
+    Raises:
+        MeasuringError: make_calls does not give calls enough of their own, or the GPU is throttled.
     """
     (first,) = make_calls(1)
     trial = [first] * 4
@@ -93,6 +94,8 @@ def prepare_device(
     estimate = min(device.replay(graph, cold=False) for _ in range(3)) / len(trial)
     rotation = plan_rotation(estimate, call_bytes, device.l2_bytes, cold=cold)
     calls = list(make_calls(rotation.buffers)) * (rotation.calls // rotation.buffers)
+    if cold:
+        assert_cold(calls, call_bytes, device.l2_bytes)
     graph = device.capture(calls)
 
     def sample() -> float:

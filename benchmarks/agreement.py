@@ -1,0 +1,78 @@
+"""Do two runs of one commit agree? Reads two asv result files and compares them row by row."""
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from benchmarks.statistics import Summary, relative_difference
+
+# Rows of this many seconds and more must agree within the first limit, shorter ones within the second.
+LONG_ROW = 20e-6
+LONG_LIMIT, SHORT_LIMIT = 0.02, 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One timed row as two runs measured it, in seconds."""
+
+    row: str
+    first: float
+    second: float
+
+    @property
+    def difference(self) -> float:
+        """How much more the slower run took: 0.02 is 2 %."""
+        return relative_difference(self.first, self.second)
+
+    @property
+    def limit(self) -> float:
+        """What the difference may be."""
+        return LONG_LIMIT if min(self.first, self.second) >= LONG_ROW else SHORT_LIMIT
+
+
+def read_rows(path: Path) -> dict[str, float]:
+    """Row name -> seconds, of every timed GPU row of an asv result file that holds a number."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    columns = {name: index for index, name in enumerate(stored["result_columns"])}
+    rows = {}
+    for name, entry in stored["results"].items():
+        if ".time_" not in name:
+            continue
+        values, params = entry[columns["result"]], entry[columns["params"]]
+        for value, words in zip(values or [], product(*params), strict=False):
+            if value is not None and not math.isnan(value):
+                rows[f"{name}({', '.join(words)})"] = float(value)
+    return rows
+
+
+def pair_rows(first: dict[str, float], second: dict[str, float]) -> list[Pair]:
+    """Rows that both runs have.
+
+    Raises:
+        ValueError: a row is missing from one of them; that is never agreement.
+    """
+    if missing := sorted(first.keys() ^ second.keys()):
+        raise ValueError(
+            f"{len(missing)} rows stand in one run only, wanted the same rows: {', '.join(missing[:3])} ..."
+        )
+    return [Pair(row, first[row], second[row]) for row in first]
+
+
+def report(pairs: list[Pair]) -> str:
+    """A Markdown table of the differences by kind of row, and the rows past their limit."""
+    lines = ["| rows | number | limit | median | p99 | largest | past the limit |", "| --- " * 7 + "|"]
+    kinds = {
+        "20 us and more": [p for p in pairs if p.limit == LONG_LIMIT],
+        "below 20 us": [p for p in pairs if p.limit == SHORT_LIMIT],
+    }
+    for kind, members in kinds.items():
+        if members:
+            s = Summary.of([p.difference for p in members])
+            past = sum(p.difference > p.limit for p in members)
+            cells = (f"{s.median:.2%}", f"{s.p99:.2%}", f"{s.max:.2%}", str(past))
+            lines.append(f"| {kind} | {s.count} | {members[0].limit:.0%} | {' | '.join(cells)} |")
+    past_limit = sorted((p for p in pairs if p.difference > p.limit), key=lambda p: -p.difference)
+    lines += [f"- {p.row}: {p.first * 1e6:.2f} and {p.second * 1e6:.2f} us, {p.difference:.1%}" for p in past_limit]
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""What a number must be read with: GPU, driver, versions, and which providers work here."""
+
+import importlib.metadata
+import platform
+
+import torch
+
+from benchmarks import gpu
+from benchmarks.check import check
+from benchmarks.presets import PRESETS, shard
+from benchmarks.providers import PROVIDERS
+from benchmarks.workload import Workload
+
+
+def versions() -> dict[str, str]:
+    """Name -> version of what decides the numbers; "absent" for what is not installed."""
+    found = {"python": platform.python_version()}
+    for name in ("ropekern", "torch", "triton", "flashinfer-python", "asv", "asv_runner"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found | {"cuda": torch.version.cuda or "absent"}
+
+
+def device() -> dict[str, str]:
+    """The GPU, its driver and its L2 cache; why there is none where there is none."""
+    if reason := gpu.reason_absent():
+        return {"gpu": f"none: {reason}"}
+    properties = torch.cuda.get_device_properties(0)
+    found = {"gpu": properties.name, "l2 cache": f"{properties.L2_cache_size / 2**20:.0f} MiB"}
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return found | {"driver": str(pynvml.nvmlSystemGetDriverVersion())}
+    except Exception as error:  # NVML has many ways not to be there; none of them concerns a measurement
+        return found | {"driver": f"unknown: {error}"}
+
+
+def providers() -> dict[str, str]:
+    """Provider -> "ok" where it agrees with the oracle on a small mRoPE call here, else the reason why not."""
+    place = "cpu" if gpu.reason_absent() else "cuda"
+    workload = Workload.of(shard(next(iter(PRESETS))), num_tokens=16)
+    found = {}
+    for name, make_call in PROVIDERS.items():
+        try:
+            check(name, make_call, workload, place)
+            found[name] = f"ok on {place}"
+        except Exception as error:  # whatever it is, it is why this provider does not work here
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
