@@ -1,7 +1,5 @@
 """The cos_sin_cache table, and which of its rows each channel reads."""
 
-from functools import cache
-
 import torch
 
 from ropekern.frequencies import RopeParameters, inverse_frequencies
@@ -44,30 +42,38 @@ def compute_cos_sin_cache(
     return (torch.cat((angles.cos(), angles.sin()), dim=-1) * scaling).to(dtype)
 
 
-def mrope_axes(mrope_section: tuple[int, int, int], mrope_interleaved: bool) -> list[int]:
-    """Which position axis (0 = t, 1 = h, 2 = w) each of the rotary_dim // 2 channels reads.
+def mrope_axes(
+    mrope_section: tuple[int, int, int], mrope_interleaved: bool, device: torch.device | str | None = None
+) -> torch.Tensor:
+    """Which position axis (0 = t, 1 = h, 2 = w) each of the rotary_dim // 2 channels reads, int64.
 
     Chunked (Qwen2-VL, Qwen2.5-VL, GLM-4.1V): t channels, then h, then w. Interleaved (Qwen3-VL): t h w t h w ...
     until h and w have their number, t in the rest. This is the axis layout; it is independent of the pairing
     (NeoX or GPT-J), which says which two channels rotate together.
-
-    Raises:
-        ValueError: the interleaved pattern cannot give each axis its number of channels.
     """
     t, h, w = mrope_section
-    if not mrope_interleaved:
-        return [0] * t + [1] * h + [2] * w
-    axes = [1 if i % 3 == 1 and i < 3 * h else 2 if i % 3 == 2 and i < 3 * w else 0 for i in range(t + h + w)]
-    counts = tuple(axes.count(axis) for axis in range(3))
-    if counts != (t, h, w):
-        raise ValueError(f"mrope_section {mrope_section} cannot be interleaved: the pattern would give {counts}")
-    return axes
+    channel = torch.arange(t + h + w, device=device)
+    if mrope_interleaved:
+        reads_h = (channel % 3 == 1) & (channel < 3 * h)
+        reads_w = (channel % 3 == 2) & (channel < 3 * w)
+    else:
+        reads_h = (channel >= t) & (channel < t + h)
+        reads_w = channel >= t + h
+    return reads_h + 2 * reads_w
 
 
-@cache
+_AXES: dict[tuple[object, ...], torch.Tensor] = {}
+
+
 def _axes_on(section: tuple[int, int, int], interleaved: bool, device: torch.device) -> torch.Tensor:
-    # Kept per device: a copy from host memory is not allowed while a CUDA graph is captured.
-    return torch.tensor(2 * mrope_axes(section, interleaved), device=device)
+    """The axes of both halves of a table row, kept per device."""
+    key = (section, interleaved, device)
+    if key in _AXES:
+        return _AXES[key]
+    axes = mrope_axes(section, interleaved, device).repeat(2)
+    if device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+        _AXES[key] = axes  # made inside a capture it would lie in memory that the graph reuses
+    return axes
 
 
 def gather_cos_sin(

@@ -1,5 +1,6 @@
 """apply_rope_ and apply_rope: arguments are checked here, once; then one backend does the work."""
 
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -122,9 +123,15 @@ def check_mrope_section(
     if len(section) != 3 or min(section) < 0 or 2 * sum(section) != rotary_dim:
         wanted = f"three counts (t, h, w) with sum rotary_dim // 2 = {rotary_dim // 2}"
         raise ValueError(f"mrope_section must be {wanted}, got {section}")
-    if mrope_interleaved:
-        mrope_axes(section, mrope_interleaved)
+    if mrope_interleaved and (counts := _interleaved_counts(section)) != section:
+        raise ValueError(f"mrope_section {section} cannot be interleaved: the pattern would give {counts}")
     return section
+
+
+@cache
+def _interleaved_counts(section: tuple[int, int, int]) -> tuple[int, ...]:
+    """How many channels read t, h and w where h and w take every third until they have their number."""
+    return tuple(mrope_axes(section, mrope_interleaved=True).bincount(minlength=3).tolist())
 
 
 def _check(

@@ -1,0 +1,259 @@
+"""The real kernels on a GPU: every case and every backend against the float64 oracle, and what only a GPU can show."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import providers
+from benchmarks.check import check
+from benchmarks.presets import PRESETS, shard
+from benchmarks.workload import Workload
+from ropekern import BACKENDS, UnsupportedError, apply_rope, apply_rope_, get_rope
+from tests.cases import CASES, CHUNKED, INTERLEAVED, Call, Case, assert_rotated, assert_same_bits
+
+pytestmark = pytest.mark.gpu
+
+# dtype -> (atol, rtol): as on the CPU, with room for a GPU's own cosine (2 units in the last place)
+TOLERANCES = {
+    torch.float32: (4e-6, 0.0),
+    torch.float16: (4e-6, 2.0**-11),
+    torch.bfloat16: (4e-6, 2.0**-8),
+}
+
+# What FlashInfer cannot do, and the words of the reason. A case that is not here must give the right numbers.
+UNSUPPORTED = {
+    "float32": "query.dtype is torch.float32",
+    "head 80": "head_size is 80",
+    "head 96": "head_size is 96",
+    "head 112": "head_size is 112",
+    "head 120": "head_size is 120",
+    "head 128": "rotary_dim // 2 is 10",
+    "head 192": "head_size is 192",
+    "float16 table": "cos_sin_cache.dtype is torch.float16",
+    "bfloat16 table": "cos_sin_cache.dtype is torch.bfloat16",
+    "one head no key": "key is None",
+    "latent": "query.stride(1) is 128",
+    "transposed": "query.stride(1) is 320",
+    "misaligned": "multiple of 16 bytes",  # its loads are that wide: another address ends the CUDA context
+}
+
+PLAIN = {"rope_theta": 1e4}
+ROPES = {"rope": PLAIN, "mrope": CHUNKED}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def flashinfer():
+    """FlashInfer is imported once, its own warnings apart: here every other warning is an error."""
+    if importlib.util.find_spec("flashinfer") is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import flashinfer.rope  # noqa: F401
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    if request.param == "flashinfer" and importlib.util.find_spec("flashinfer") is None:
+        pytest.skip("FlashInfer is not installed")
+    return request.param
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name, backend):
+    call = Call(CASES[name], "cuda")
+    if backend == "flashinfer" and name in UNSUPPORTED:
+        for function in (apply_rope, apply_rope_):
+            with pytest.raises(UnsupportedError, match=re.escape(UNSUPPORTED[name])):
+                function(*call.arguments, **call.keywords, backend=backend)
+        call.inputs.assert_frozen()
+        return
+    query, key = apply_rope(*call.arguments, **call.keywords, backend=backend)
+    call.assert_out_of_place(TOLERANCES, query, key)
+    apply_rope_(*call.arguments, **call.keywords, backend=backend)
+    call.assert_in_place(TOLERANCES)
+    assert_same_bits((query, call.query), (key, call.key))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case_with_the_tile_of_many_tokens(name, monkeypatch):
+    from ropekern.backends import triton
+
+    choose = triton.choose_tile
+    monkeypatch.setattr(triton, "choose_tile", lambda _, *heads: choose(1 << 20, *heads))
+    call = Call(CASES[name], "cuda")
+    query, key = apply_rope(*call.arguments, **call.keywords, backend="triton")
+    call.assert_out_of_place(TOLERANCES, query, key)
+    apply_rope_(*call.arguments, **call.keywords, backend="triton")
+    call.assert_in_place(TOLERANCES)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset(name, backend):
+    for num_tokens, is_packed in ((1, False), (77, True), (2048, False)):
+        workload = Workload.of(shard(name), num_tokens, is_packed=is_packed)
+        check(backend, getattr(providers, backend), workload, "cuda")
+
+
+def test_triton_is_the_default_on_a_gpu():
+    call, named = Call(CASES["chunked"], "cuda"), Call(CASES["chunked"], "cuda")
+    apply_rope_(*call.arguments, **call.keywords)
+    apply_rope_(*named.arguments, **named.keywords, backend="triton")
+    assert_same_bits((call.query, named.query), (call.key, named.key))
+
+
+def test_module_of_a_model(backend):
+    """A module made on the CPU, moved, called on slices of a fused projection of (batch, seq)."""
+    rope = get_rope(128, 4096, rope_parameters=INTERLEAVED).to("cuda", torch.bfloat16)
+    qkv = torch.randn(2, 9, 8 * 128, device="cuda", dtype=torch.bfloat16)
+    query, key, _ = qkv.split((4 * 128, 2 * 128, 2 * 128), dim=-1)
+    positions = torch.randint(0, 4096, (3, 2, 9), device="cuda")
+    case = Case("", 18, head_size=128, rope=INTERLEAVED, dtype=torch.bfloat16)
+    rotated = getattr(rope, f"forward_{backend}")(positions, query, key)
+    for before, after in zip((query, key), rotated, strict=True):
+        assert after.shape == before.shape
+        assert_rotated(
+            case, TOLERANCES, positions.flatten(1), before.reshape(18, -1, 128), after.reshape(18, -1, 128)
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+def test_many_tokens(rope, backend):
+    """131072 tokens: two times what a second or third dimension of a CUDA grid may hold."""
+    call = Call(Case("", 131072, heads=(4, 1), head_size=128, rope=rope, dtype=torch.bfloat16), "cuda")
+    query, key = apply_rope(*call.arguments, **call.keywords, backend=backend)
+    last = slice(-4096, None)
+    for part in (slice(4096), last):
+        for before, after in zip(call.before, (query, key), strict=True):
+            assert_rotated(call.case, TOLERANCES, call.positions[..., part], before[part], after[part])
+    call.inputs.assert_frozen()
+    apply_rope_(*call.arguments, **call.keywords, backend=backend)
+    assert_same_bits((query, call.query), (key, call.key))
+
+
+@pytest.mark.parametrize("wide", ["tokens", "heads"])
+def test_more_than_2_to_the_31_elements(wide, backend):
+    """Offsets past int32 although each stride fits it: tensors spread over 4.3 GB, by tokens or by heads."""
+    if wide == "heads" and backend == "flashinfer":
+        pytest.skip("FlashInfer wants heads next to each other: test_case asserts that it says so")
+    tokens, heads, size = 4100, 3, 128
+    strides = (2**31 // 4096 + 1024, size, 1) if wide == "tokens" else (size, 2**30 + 8, 1)
+    key_at = heads * size if wide == "tokens" else 2**29
+    memory = torch.zeros(2**31 + 2**24, dtype=torch.bfloat16, device="cuda")
+    query = memory.as_strided((tokens, heads, size), strides).normal_()
+    key = memory.as_strided((tokens, 1, size), (strides[0], size, 1), key_at).normal_()
+    assert max(strides) < 2**31 < query[-1, -1].storage_offset()
+    before = query.clone(), key.clone()
+    positions = torch.randint(0, 1024, (tokens,), device="cuda")
+    case = Case("", tokens, heads=(heads, 1), head_size=size, dtype=torch.bfloat16)
+    table = get_rope(size, 1024, rope_parameters=case.rope, device="cuda").cos_sin_cache
+    apply_rope_(positions, query, key, table, backend=backend)
+    for x, y in zip(before, (query, key), strict=True):
+        assert_rotated(case, TOLERANCES, positions, x, y)
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+def test_cuda_graph(rope, backend):
+    """Captured once, replayed on new contents of the same tensors, in place and out of place."""
+    case = Case("", 33, head_size=128, rope=rope)
+    call = Call(case, "cuda")
+    apply_rope_(*call.arguments, **call.keywords, backend=backend)
+    apply_rope(*call.arguments, **call.keywords, backend=backend)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        query, key = apply_rope(*call.arguments, **call.keywords, backend=backend)
+        apply_rope_(*call.arguments, **call.keywords, backend=backend)
+    for seed in (1, 2):
+        new = Call(case, "cuda", seed)
+        for x, y in zip(call.arguments[:3], new.arguments[:3], strict=True):
+            x.copy_(y)
+        graph.replay()
+        new.assert_rotated(TOLERANCES, query, key)
+        new.assert_rotated(TOLERANCES, call.query, call.key)
+
+
+@pytest.mark.parametrize("rope", ROPES.values(), ids=ROPES)
+def test_current_stream(rope, backend):
+    """The work is queued where the caller's stream is: behind a copy that comes late."""
+    case = Case("", 33, head_size=128, rope=rope)
+    call, warm = Call(case, "cuda"), Call(case, "cuda")
+    apply_rope_(*warm.arguments, **warm.keywords, backend=backend)  # compiled before the race begins
+    late = [x.clone() for x in (call.query, call.key)]
+    call.query.zero_()
+    call.key.zero_()
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(100_000_000)  # tens of milliseconds
+        call.query.copy_(late[0])
+        call.key.copy_(late[1])
+        apply_rope_(*call.arguments, **call.keywords, backend=backend)
+    assert not side.query(), "the race was over before it began"
+    side.synchronize()
+    call.assert_in_place(TOLERANCES)
+
+
+@pytest.mark.parametrize("position", [-1, 1024, 2**32], ids=["negative", "one past", "zero in 32 bits"])
+def test_position_outside_the_table(position):
+    """Triton: NaN in that token alone, and a CUDA context that lives on."""
+    call = Call(CASES["neox"], "cuda")
+    call.positions[2] = position
+    apply_rope_(*call.arguments, **call.keywords, backend="triton")
+    torch.cuda.synchronize()
+    others = [0, 1, 3, 4]
+    for before, after in zip(call.before, (call.query, call.key), strict=True):
+        assert after[2].isnan().all()
+        assert_rotated(call.case, TOLERANCES, call.positions[others], before[others], after[others])
+    call.inputs.assert_frozen(but=(call.query, call.key))
+
+
+def test_positions_are_not_looked_at(backend):
+    """No synchronisation: a call that reads values on the host could not be captured or overlapped."""
+    call = Call(CASES["chunked"], "cuda")
+    apply_rope_(*call.arguments, **call.keywords, backend=backend)
+    with warnings.catch_warnings(action="ignore"):  # that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        apply_rope_(*call.arguments, **call.keywords, backend=backend)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_native_differentiates():
+    call = Call(Case("", 5, dtype=torch.float32), "cuda")
+    query = call.query.clone().requires_grad_()
+    rotated, _ = apply_rope(call.positions, query, None, call.table, backend="native")
+    upstream = torch.randn_like(rotated)
+    rotated.backward(upstream)
+    half = call.table.shape[1] // 2
+    back = torch.cat((call.table[:, :half], -call.table[:, half:]), dim=-1)  # the transpose turns the other way
+    wanted, _ = apply_rope(call.positions, upstream, None, back, backend="native")
+    assert torch.allclose(query.grad, wanted, rtol=0, atol=1e-6)
+
+
+def test_first_call_is_captured(backend):
+    """In a fresh process the very first call of a backend, mRoPE included, lies inside a capture."""
+    program = f"""
+import torch
+from ropekern import apply_rope, apply_rope_, compute_cos_sin_cache
+positions = torch.randint(0, 64, (3, 7), device="cuda")
+query, key = torch.randn(7, 4, 64, device="cuda").half(), torch.randn(7, 2, 64, device="cuda").half()
+table = compute_cos_sin_cache(64, 64, device="cuda")
+keywords = dict(mrope_section=(8, 12, 12), backend={backend!r})
+torch.cuda.synchronize()
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    rotated = apply_rope(positions, query, key, table, **keywords)
+graph.replay()
+torch.cuda.synchronize()
+for x, y in zip(rotated, apply_rope(positions, query, key, table, **keywords)):
+    assert torch.equal(x, y)
+print("captured")
+"""
+    root = Path(__file__).parents[1]
+    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert result.stdout.endswith("captured\n"), result.stderr

@@ -1,0 +1,174 @@
+"""The Triton kernel in Triton's interpreter on the CPU, and its machine code for GPUs that are not here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ropekern import apply_rope, apply_rope_
+from tests.cases import CASES, Call, Case, assert_rotated, assert_same_bits
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from ropekern.backends import triton as backend
+
+# dtype -> (atol, rtol): as native's, but the interpreter truncates to bfloat16 where a GPU rounds to nearest
+TOLERANCES = {
+    torch.float32: (2e-6, 0.0),
+    torch.float16: (2e-6, 2.0**-11),
+    torch.bfloat16: (2e-6, 2.0**-7),
+}
+
+FEW, MANY = 1, 1 << 20  # num_tokens for which choose_tile gives its smallest and its largest tile
+
+# What an offline compile must give. 16-byte accesses need 8 neighbours a thread: full rotation of 128 or 256 channels.
+COMPILED = {
+    "neox": {},
+    "gptj": {"is_neox_style": False},
+    "head 256": {"head_size": 256, "rotary_dim": 256},
+    "chunked": {"mrope_section": (16, 24, 24)},
+    "interleaved": {"mrope_section": (24, 20, 20), "mrope_interleaved": True},
+    "out of place": {"in_place": False},
+    "glm": {"rotary_dim": 64, "is_neox_style": False, "mrope_section": (8, 12, 12), "in_place": False},
+}
+MISALIGNED = {"head_size": 120, "rotary_dim": 120}  # 60 pairs: the second half begins at no 16-byte address
+TARGETS = (80, 90, 100)
+
+
+@pytest.fixture(params=[FEW, MANY], ids=["small tile", "large tile"])
+def tile(request, monkeypatch):
+    """The tile of few or of many tokens, whatever the case's number of tokens: so both run in few programs."""
+    choose = backend.choose_tile
+    monkeypatch.setattr(backend, "choose_tile", lambda _, *heads: choose(request.param, *heads))
+    return lambda *heads: choose(request.param, *heads)
+
+
+@pytest.mark.usefixtures("interpreter", "tile")
+@pytest.mark.parametrize("name", CASES)
+def test_case(name):
+    call = Call(CASES[name])
+    outputs = call.query_out, call.key_out
+    backend.rope(*call.arguments[:3], *outputs, call.table, **call.keywords)
+    call.assert_out_of_place(TOLERANCES, *outputs)
+
+    query, key = apply_rope(*call.arguments, **call.keywords, backend="triton")
+    assert_same_bits((query, call.query_out), (key, call.key_out))
+
+    apply_rope_(*call.arguments, **call.keywords, backend="triton")
+    call.assert_in_place(TOLERANCES)
+    assert_same_bits((call.query, call.query_out), (call.key, call.key_out))
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_tile_boundaries(tile):
+    block = tile(1, 1).block_tokens
+    for num_tokens in {max(1, block - 1), block, block + 1, 2 * block + 1}:
+        call = Call(Case("", num_tokens, heads=(1, 1), rope=CASES["chunked"].rope, head_size=128))
+        apply_rope_(*call.arguments, **call.keywords, backend="triton")
+        call.assert_in_place(TOLERANCES)
+
+
+@pytest.mark.usefixtures("interpreter")
+def test_real_tile_of_many_tokens():
+    """choose_tile itself, not forced: just past the number of tokens where its answer changes."""
+    call = Call(Case("", 1025, heads=(1, 1), has_key=False))
+    apply_rope_(*call.arguments, **call.keywords, backend="triton")
+    call.assert_in_place(TOLERANCES)
+
+
+def test_tiles_differ():
+    assert backend.choose_tile(FEW, 32, 8) != backend.choose_tile(MANY, 32, 8)
+
+
+@pytest.mark.usefixtures("interpreter", "tile")
+@pytest.mark.parametrize("position", [-1, 1024, 2**32], ids=["negative", "one past", "zero in 32 bits"])
+def test_position_outside_the_table(position):
+    """NaN in that token, in the channels that read that axis; the neighbours are right. ops refuses it on a CPU."""
+    case = CASES["chunked"]
+    call, axis, token = Call(case), 1, 2
+    call.positions[axis, token] = position
+    backend.rope(*call.arguments[:3], call.query, call.key, call.table, **call.keywords)
+    t, h, _ = case.workload.mrope_section
+    spoiled = torch.zeros(case.head_size, dtype=torch.bool)
+    spoiled[t : t + h] = spoiled[t + case.head_size // 2 : t + h + case.head_size // 2] = True
+    others = [i for i in range(case.num_tokens) if i != token]
+    for before, after in zip(call.before, (call.query, call.key), strict=True):
+        assert torch.equal(after[token].isnan(), spoiled.expand(after.shape[1:]))
+        assert_rotated(case, TOLERANCES, call.positions[:, others], before[others], after[others])
+    call.inputs.assert_frozen(but=(call.query, call.key))
+
+
+def test_grid_has_one_dimension(monkeypatch):
+    """Only the first dimension of a CUDA grid may pass 65535, and it must cover every token and head."""
+    grids = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *_, **constants: grids.append((grid, SimpleNamespace(**constants)))
+
+    monkeypatch.setattr(backend, "rope_kernel", Kernel())
+    monkeypatch.setattr(backend.triton.knobs.runtime, "interpret", True)
+    num_tokens = 2**20 + 1
+    query, key = torch.zeros(1, 7, 64).expand(num_tokens, 7, 64), torch.zeros(1, 3, 64).expand(num_tokens, 3, 64)
+    positions = torch.zeros(1, dtype=torch.int64).expand(num_tokens).contiguous()
+    apply_rope_(positions, query, key, torch.zeros(1, 64), backend="triton")
+    ((grid, constants),) = grids
+    (programs,) = grid
+    assert constants.BLOCK_HEADS * constants.BLOCK_TOKENS * programs >= num_tokens * (7 + 3)
+
+
+@pytest.fixture(scope="module")
+def machine_code():
+    """(name, num_tokens, target) -> metrics. In another process: with the interpreter on, Triton compiles nothing."""
+    program = """
+import dataclasses, json, sys
+from benchmarks.machine_code import MachineCode
+from ropekern import KernelCase, compile_kernel
+rows = []
+for name, case in json.load(sys.stdin):
+    for target in case.pop("targets"):
+        compiled = compile_kernel(KernelCase(num_heads=32, num_kv_heads=8, **case), target)
+        row = dataclasses.asdict(MachineCode.of(compiled)) | {"num_warps": compiled.metadata.num_warps}
+        rows.append(((name, case["num_tokens"], target), row))
+json.dump(rows, sys.stdout)
+"""
+    full = {"head_size": 128, "rotary_dim": 128}
+    cases = [
+        (name, {**full, **case, "num_tokens": num_tokens, "targets": TARGETS})
+        for name, case in {**COMPILED, "misaligned": MISALIGNED}.items()
+        for num_tokens in (FEW, MANY)
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(cases), env=environment | {"PYTHONPATH": str(root)},
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return {tuple(key): row for key, row in json.loads(result.stdout)}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_machine_code(name, machine_code):
+    for num_tokens in (FEW, MANY):
+        for target in TARGETS:
+            row = machine_code[name, num_tokens, target]
+            assert row["spill_bytes"] == 0, (num_tokens, target, row)
+            assert row["narrow_accesses"] == 0, (num_tokens, target, row)
+            assert 0 < row["registers"] <= 255
+
+
+def test_machine_code_follows_the_launch(machine_code):
+    for num_tokens in (FEW, MANY):
+        row = machine_code["neox", num_tokens, 90]
+        assert row["num_warps"] == backend.choose_tile(num_tokens, 32, 8).num_warps
+
+
+def test_narrow_accesses_are_counted(machine_code):
+    """The metric can be other than zero."""
+    assert all(machine_code["misaligned", n, target]["narrow_accesses"] > 0 for n in (FEW, MANY) for target in TARGETS)
