@@ -47,7 +47,7 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
 
     from ropekern.backends import triton as backend
 
-    tile = backend.choose_tile(case.num_tokens, case.num_heads, case.num_kv_heads)
+    tile = backend.choose_tile(case.num_tokens, case.num_heads, case.num_kv_heads, case.rotary_dim)
     constants = backend.meta_parameters(
         tile,
         num_heads=case.num_heads,

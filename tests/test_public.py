@@ -54,9 +54,11 @@ def imports(tree, known):
 
 
 def at_import_time(node):
-    """The import statements that run when the module is imported: not those in functions or for type checkers."""
+    """The imports that must work when the module is imported: not those in functions, of type checkers, or let fail."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield node
+    elif isinstance(node, ast.With) and "suppress(ImportError)" in ast.unparse(node.items[0]):
+        return
     elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for child in node.orelse if guarded else ast.iter_child_nodes(node):

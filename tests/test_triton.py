@@ -44,8 +44,8 @@ TARGETS = (80, 90, 100)
 def tile(request, monkeypatch):
     """The tile of few or of many tokens, whatever the case's number of tokens: so both run in few programs."""
     choose = backend.choose_tile
-    monkeypatch.setattr(backend, "choose_tile", lambda _, *heads: choose(request.param, *heads))
-    return lambda *heads: choose(request.param, *heads)
+    monkeypatch.setattr(backend, "choose_tile", lambda _, *sizes: choose(request.param, *sizes))
+    return lambda *sizes: choose(request.param, *sizes)
 
 
 @pytest.mark.usefixtures("interpreter", "tile")
@@ -66,7 +66,7 @@ def test_case(name):
 
 @pytest.mark.usefixtures("interpreter")
 def test_tile_boundaries(tile):
-    block = tile(1, 1).block_tokens
+    block = tile(1, 1, 128).block_tokens
     for num_tokens in {max(1, block - 1), block, block + 1, 2 * block + 1}:
         call = Call(Case("", num_tokens, heads=(1, 1), rope=CASES["chunked"].rope, head_size=128))
         apply_rope_(*call.arguments, **call.keywords, backend="triton")
@@ -82,7 +82,7 @@ def test_real_tile_of_many_tokens():
 
 
 def test_tiles_differ():
-    assert backend.choose_tile(FEW, 32, 8) != backend.choose_tile(MANY, 32, 8)
+    assert backend.choose_tile(FEW, 32, 8, 128) != backend.choose_tile(MANY, 32, 8, 128)
 
 
 @pytest.mark.usefixtures("interpreter", "tile")
@@ -164,9 +164,10 @@ def test_machine_code(name, machine_code):
 
 
 def test_machine_code_follows_the_launch(machine_code):
-    for num_tokens in (FEW, MANY):
-        row = machine_code["neox", num_tokens, 90]
-        assert row["num_warps"] == backend.choose_tile(num_tokens, 32, 8).num_warps
+    few, many = machine_code["neox", FEW, 90], machine_code["neox", MANY, 90]
+    assert few["num_warps"] == backend.choose_tile(FEW, 32, 8, 128).num_warps
+    assert many["num_warps"] == backend.choose_tile(MANY, 32, 8, 128).num_warps
+    assert few["registers"] < many["registers"]
 
 
 def test_narrow_accesses_are_counted(machine_code):

@@ -97,7 +97,7 @@ def bench(launch: str, machine: str, arguments: list[str]) -> int:
     if git("status", "--porcelain", "--", "ropekern"):
         say("uncommitted changes in ropekern/ are not measured: asv measures commits")
     say(f"measuring {commit} as machine {name}")
-    how = ("--show-stderr", "--no-pull", "--launch-method", launch, "--machine", name)
+    how = ("--show-stderr", "--record-samples", "--no-pull", "--launch-method", launch, "--machine", name)
     measured = python("-m", "asv", "run", *how, *arguments, "HEAD^!")
     published = publish()
     for line in missing_rows(RESULTS / name, commit, reason_absent()):

@@ -178,14 +178,18 @@ class Tile:
     num_warps: int
 
 
-def choose_tile(num_tokens: int, num_heads: int, num_kv_heads: int) -> Tile:
-    """Few tokens: small programs, so that every multiprocessor has one. Many: larger ones, so that each thread has
-    more than one load in flight and a table row serves more heads.
+def choose_tile(num_tokens: int, num_heads: int, num_kv_heads: int, rotary_dim: int) -> Tile:
+    """One warp a program: many small programs hide latency better than few large ones.
+
+    Measured on an H100 (bfloat16, cold L2) over 1 to 16 heads, 1 to 8 tokens and 1 to 8 warps at nine shapes. A warp
+    that holds 2 tokens x 8 heads x 64 pairs was within 4 % of the fastest tile of every shape from 512 tokens up.
+    Below 64 tokens a program holds as little as 16-byte accesses allow, so that more multiprocessors have one.
     """
-    block_heads = min(8, triton.next_power_of_2(max(num_heads, num_kv_heads)))
-    if num_tokens < 1024:
-        return Tile(block_tokens=1, block_heads=min(4, block_heads), num_warps=1)
-    return Tile(block_tokens=16 // block_heads, block_heads=block_heads, num_warps=4)
+    pairs = triton.next_power_of_2(rotary_dim // 2)
+    heads = triton.next_power_of_2(max(num_heads, num_kv_heads))
+    if num_tokens < 64:
+        return Tile(block_tokens=1, block_heads=min(heads, max(1, 256 // pairs)), num_warps=1)
+    return Tile(block_tokens=2, block_heads=min(heads, max(1, 512 // pairs), 8), num_warps=1)
 
 
 def meta_parameters(
@@ -254,7 +258,7 @@ def rope(
     else:
         num_kv_heads = key.shape[1]
     mrope = mrope_section if positions.dim() == 2 else None
-    tile = choose_tile(num_tokens, num_heads, num_kv_heads)
+    tile = choose_tile(num_tokens, num_heads, num_kv_heads, cos_sin_cache.shape[1])
     head_blocks = triton.cdiv(num_heads, tile.block_heads) + triton.cdiv(num_kv_heads, tile.block_heads)
     grid = (triton.cdiv(num_tokens, tile.block_tokens) * head_blocks,)
     with torch.cuda.device_of(query):
