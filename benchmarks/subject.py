@@ -4,7 +4,6 @@ Measured commits all go through here, so a signature that changes in `ropekern` 
 benchmarks: their history would break.
 """
 
-import contextlib
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -14,11 +13,6 @@ from typing import Any
 import torch
 
 from benchmarks.workload import Inputs, Workload
-
-with contextlib.suppress(ImportError):
-    # Not needed here. asv's forkserver imports this module once and then forks a process for each row: a row of a
-    # Triton kernel takes half as long when it finds Triton imported.
-    import triton  # noqa: F401
 
 
 def assert_installed() -> None:

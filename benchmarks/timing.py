@@ -105,7 +105,7 @@ def prepare_device(
     return sample
 
 
-def prepare_host(call: Call, synchronize: Call, calls: int = 200) -> Sampler:
+def prepare_host(call: Call, synchronize: Call, calls: int = 50) -> Sampler:
     """A sampler of host seconds per eager call: calls are issued without waiting for the device.
 
     The call should be so small that the device keeps up; one token is.

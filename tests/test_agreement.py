@@ -36,6 +36,12 @@ def test_limits_by_length_of_row(tmp_path):
     assert "time_triton('a', 2): 60.00 and 63.00 us, 5.0%" in report([short, long])
 
 
+def test_host_rows_have_no_limit_but_are_shown():
+    pair = Pair("bench_host.HostCost.time_triton('a')", 47e-6, 88e-6)
+    assert pair.difference < pair.limit
+    assert "| host cost | 1 | none | 87.23% |" in report([pair])
+
+
 def test_a_missing_row_is_never_agreement():
     with pytest.raises(ValueError, match="1 rows stand in one run only"):
         pair_rows({"a": 1.0, "b": 1.0}, {"a": 1.0})

@@ -134,9 +134,12 @@ def test_relative_rows(monkeypatch):
     monkeypatch.setattr(bench_relative, "device_sampler", sampler)
     ratios = bench_relative._measure("m", 1)
     benchmark = bench_relative.RelativeToNative()
+    benchmark.setup(ratios, "m", 1)
     assert benchmark.track_triton(ratios, "m", 1) == pytest.approx(0.1)
     with pytest.raises(RuntimeError, match="head_size is 80"):  # failed, not n/a: the row was expected
         benchmark.track_flashinfer(ratios, "m", 1)
+    with pytest.raises(NotImplementedError):  # nothing was measured: no GPU
+        benchmark.setup({}, "m", 1)
 
 
 def git(folder: Path, *arguments: str) -> str:
