@@ -1,24 +1,25 @@
-"""Do two runs of one commit agree? Reads two asv result files and compares them row by row."""
+"""Do two runs of one commit agree? Compares them row by row."""
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 
+from benchmarks.results import Row
 from benchmarks.statistics import Summary, relative_difference
 
 # Rows of this many seconds and more must agree within the first limit, shorter ones within the second.
 LONG_ROW = 20e-6
 LONG_LIMIT, SHORT_LIMIT = 0.02, 0.10
-HOST_ROWS = "bench_host."  # shown, but held to no limit: they are a property of the host's CPU as much as of the code
+HOST_ROWS = (
+    "bench_host.HostCost"  # shown, but held to no limit: they are a property of the host's CPU as much as of the code
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One timed row as two runs measured it, in seconds."""
 
-    row: str
+    row: Row
     first: float
     second: float
 
@@ -30,33 +31,18 @@ class Pair:
     @property
     def limit(self) -> float:
         """What the difference may be."""
-        if self.row.startswith(HOST_ROWS):
+        if self.row.benchmark == HOST_ROWS:
             return math.inf
         return LONG_LIMIT if min(self.first, self.second) >= LONG_ROW else SHORT_LIMIT
 
 
-def read_rows(path: Path) -> dict[str, float]:
-    """Row name -> seconds, of every timed row of an asv result file that holds a number."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    columns = {name: index for index, name in enumerate(stored["result_columns"])}
-    rows = {}
-    for name, entry in stored["results"].items():
-        if ".time_" not in name:
-            continue
-        values, params = entry[columns["result"]], entry[columns["params"]]
-        for value, words in zip(values or [], product(*params), strict=False):
-            if value is not None and not math.isnan(value):
-                rows[f"{name}({', '.join(words)})"] = float(value)
-    return rows
-
-
-def pair_rows(first: dict[str, float], second: dict[str, float]) -> list[Pair]:
+def pair_rows(first: Mapping[Row, float], second: Mapping[Row, float]) -> list[Pair]:
     """Rows that both runs have.
 
     Raises:
         ValueError: a row is missing from one of them; that is never agreement.
     """
-    if missing := sorted(first.keys() ^ second.keys()):
+    if missing := sorted(map(str, first.keys() ^ second.keys())):
         raise ValueError(
             f"{len(missing)} rows stand in one run only, wanted the same rows: {', '.join(missing[:3])} ..."
         )

@@ -6,7 +6,7 @@ The backends of a row are sampled in turns by one process, so that a clock that 
 import statistics
 
 from benchmarks import gpu
-from benchmarks.suite import MROPE_MODELS, NUM_TOKENS, ROPE_MODELS, device_sampler
+from benchmarks.suite import MROPE_MODELS, NUM_TOKENS, ROPE_MODELS, device_sampler, with_driver
 
 _BACKENDS = ("native", "triton", "flashinfer")
 _SAMPLES = 10
@@ -35,14 +35,16 @@ class RelativeToNative:
     setup_cache.timeout = 300  # type: ignore[attr-defined]
 
     def setup(self, ratios: Ratios, model: str, num_tokens: int) -> None:  # noqa: ARG002  asv passes them
-        """n/a on a machine without a GPU. The methods ask no driver: that would take longer than they do."""
+        """n/a on a machine with a driver and no GPU."""
         if not ratios:
             raise NotImplementedError("no GPU on this machine")
 
+    @with_driver
     def track_triton(self, ratios: Ratios, model: str, num_tokens: int) -> float:
         """Our Triton kernel."""
         return _ratio(ratios, "triton", model, num_tokens)
 
+    @with_driver
     def track_flashinfer(self, ratios: Ratios, model: str, num_tokens: int) -> float:
         """FlashInfer."""
         return _ratio(ratios, "flashinfer", model, num_tokens)

@@ -84,6 +84,12 @@ def on_gpu(method: Method) -> Method:
     return method
 
 
+def with_driver(method: Method) -> Method:
+    """A benchmark that is n/a without an NVIDIA driver; for rows that are quicker than asking it for its devices."""
+    method.skip_params = _NotApplicable(gpu.reason_no_driver)  # type: ignore[attr-defined]
+    return method
+
+
 def on_cpu(method: Method) -> Method:
     """A benchmark that is n/a on a machine with a GPU, whose own rows say more."""
     method.skip_params = _NotApplicable(  # type: ignore[attr-defined]
