@@ -104,7 +104,7 @@ def compare(name: str, workload: Workload, positions: torch.Tensor, before: torc
 
 def check(
     name: str,
-    provider: Callable[[Workload, Inputs], Callable[[], None]],
+    make_call: Callable[[Workload, Inputs], Callable[[], None]],
     workload: Workload,
     device: torch.device | str,
 ) -> None:
@@ -116,6 +116,6 @@ def check(
     """
     (inputs,) = make_inputs(workload, 1, device, _SEED)
     query, key = inputs.query.clone(), inputs.key.clone()
-    provider(workload, inputs)()
+    make_call(workload, inputs)()
     compare(f"{name} query", workload, inputs.positions, query, inputs.query)
     compare(f"{name} key", workload, inputs.positions, key, inputs.key)

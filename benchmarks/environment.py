@@ -43,9 +43,9 @@ def providers() -> dict[str, str]:
     place = "cpu" if gpu.reason_absent() else "cuda"
     workload = Workload.of(shard(next(iter(PRESETS))), num_tokens=16)
     found = {}
-    for name, make_call in PROVIDERS.items():
+    for name, provider in PROVIDERS.items():
         try:
-            check(name, make_call, workload, place)
+            check(name, provider.make_call, workload, place)
             found[name] = f"ok on {place}"
         except Exception as error:  # whatever it is, it is why this provider does not work here
             found[name] = f"{type(error).__name__}: {error}"

@@ -1,30 +1,31 @@
 """What is measured side by side: a provider turns a workload and its inputs into a zero-argument callable."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from benchmarks import subject
+from benchmarks import rivals, subject
 from benchmarks.workload import Inputs, Workload
 
-Call = Callable[[], None]
+MakeCall = Callable[[Workload, Inputs], subject.Call]
 
 
-def native(workload: Workload, inputs: Inputs) -> Call:
-    """The package's plain PyTorch backend, in place."""
-    return subject.apply_in_place("native", workload, inputs)
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Rotates query and key in place. `note` says what its time leaves out or includes beside that, if anything."""
+
+    make_call: MakeCall
+    note: str = ""
 
 
-def triton(workload: Workload, inputs: Inputs) -> Call:
-    """The package's Triton backend, in place."""
-    return subject.apply_in_place("triton", workload, inputs)
+def _backend(name: str) -> MakeCall:
+    return lambda workload, inputs: subject.apply_in_place(name, workload, inputs)
 
 
-def flashinfer(workload: Workload, inputs: Inputs) -> Call:
-    """FlashInfer through the package, in place; for mRoPE the gather of the rows is part of the call."""
-    return subject.apply_in_place("flashinfer", workload, inputs)
-
-
-PROVIDERS: dict[str, Callable[[Workload, Inputs], Call]] = {
-    "native": native,
-    "triton": triton,
-    "flashinfer": flashinfer,
+PROVIDERS: dict[str, Provider] = {
+    "native": Provider(_backend("native")),
+    "triton": Provider(_backend("triton")),
+    "flashinfer": Provider(_backend("flashinfer"), "for mRoPE behind a gather of the rows, which is timed"),
+    "torch.compile": Provider(rivals.torch_compile, "of the native backend"),
+    "vllm-like": Provider(rivals.vllm_mrope, "vLLM's mRoPE path rebuilt: gather, two copies, one program a token"),
+    "liger": Provider(rivals.liger, "cos and sin gathered beforehand, not timed"),
 }

@@ -14,6 +14,9 @@ import torch
 
 from benchmarks.workload import Inputs, Workload
 
+Call = Callable[[], None]
+Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+
 
 def assert_installed() -> None:
     """Raise unless the `ropekern` that is imported belongs to this interpreter's own environment.
@@ -37,12 +40,10 @@ def cos_sin_cache(workload: Workload, device: torch.device) -> torch.Tensor:
     )
 
 
-def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Callable[[], None]:
-    """A call that rotates inputs in place with one backend of the package."""
+def bind(backend: str, workload: Workload) -> Apply:
+    """A function of positions, query, key and table that rotates in place with one backend of the package."""
     import ropekern
 
-    table = cos_sin_cache(workload, inputs.query.device)
-    positions, query, key = inputs.positions, inputs.query, inputs.key
     apply = ropekern.apply_rope_
     keywords: dict[str, Any] = {
         "is_neox_style": workload.is_neox_style,
@@ -50,7 +51,14 @@ def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Callable
         "mrope_interleaved": workload.mrope_interleaved,
         "backend": backend,
     }
-    return lambda: apply(positions, query, key, table, **keywords)
+    return lambda positions, query, key, table: apply(positions, query, key, table, **keywords)
+
+
+def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Call:
+    """A call that rotates inputs in place with one backend of the package."""
+    apply, table = bind(backend, workload), cos_sin_cache(workload, inputs.query.device)
+    positions, query, key = inputs.positions, inputs.query, inputs.key
+    return lambda: apply(positions, query, key, table)
 
 
 def compile_kernel(workload: Workload, target: int) -> Any | None:

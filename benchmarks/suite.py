@@ -157,6 +157,6 @@ def _checked(provider: str, workload: "Workload", device: str) -> "Callable[[int
     from benchmarks.workload import make_inputs
 
     subject.assert_installed()
-    make_call = PROVIDERS[provider]
+    make_call = PROVIDERS[provider].make_call
     check.check(provider, make_call, workload, device)
     return lambda count: [make_call(workload, inputs) for inputs in make_inputs(workload, count, device)]

@@ -185,8 +185,8 @@ def _check_positions(
         raise ValueError(f"positions must be [num_tokens] or [3, num_tokens] with num_tokens {num_tokens}, got {shape}")
     if positions.dim() == 2 and mrope_section is None:
         raise ValueError(f"mrope_section must be given for positions of shape [3, num_tokens], got None with {shape}")
-    # On a GPU the values are not looked at: that would wait for the device.
-    if positions.device.type == "cpu" and positions.numel():
+    # On a GPU the values are not looked at: that would wait for the device. A compiler has none to look at.
+    if positions.device.type == "cpu" and positions.numel() and not torch.compiler.is_compiling():
         low, high = (int(x) for x in positions.aminmax())
         if low < 0 or high >= max_position:
             raise ValueError(

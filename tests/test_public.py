@@ -57,7 +57,7 @@ def at_import_time(node):
     """The imports that must work when the module is imported: not those in functions, of type checkers, or let fail."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         yield node
-    elif isinstance(node, ast.With) and "suppress(ImportError)" in ast.unparse(node.items[0]):
+    elif isinstance(node, ast.With | ast.Try) and "ImportError" in ast.unparse(node):
         return
     elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)

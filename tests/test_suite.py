@@ -93,7 +93,8 @@ def test_a_provider_that_is_wrong_is_never_timed(monkeypatch):
     from benchmarks import check, providers, subject, timing
 
     monkeypatch.setattr(subject, "assert_installed", lambda: None)
-    monkeypatch.setitem(providers.PROVIDERS, "idle", lambda workload, inputs: lambda: None)
+    idle = providers.Provider(lambda workload, inputs: lambda: None)
+    monkeypatch.setitem(providers.PROVIDERS, "idle", idle)
     monkeypatch.setattr(timing, "prepare_cpu", lambda call: pytest.fail("a wrong provider was timed"))
     with pytest.raises(check.CheckError, match="idle query differs from the float64 oracle"):
         suite.cpu_sampler("idle", "Qwen2-VL-7B tp1", 3)

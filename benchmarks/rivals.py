@@ -1,0 +1,157 @@
+"""Providers beside the package's own backends. Each needs a library that may be absent; none is part of the asv suite.
+
+All of them rotate query and key in place on the buffers they are given. What a library wants prepared beforehand is
+prepared here, outside the clock, and the provider's note in `providers.py` says what was left out.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from benchmarks import subject
+from benchmarks.workload import Inputs, Workload
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # asv imports this module in environments that have torch and numpy alone
+    triton = None
+
+Call = subject.Call
+
+
+def torch_compile(workload: Workload, inputs: Inputs) -> Call:
+    """torch.compile of the package's native backend, the number of tokens dynamic.
+
+    One compilation serves all token counts of a shard (one token is compiled apart). The cache is reset for each new
+    shard, and a run into the recompile limit is an error: torch would silently fall back to eager.
+    """
+    compiled = _compiled(replace(workload, num_tokens=0))
+    for tensor, dimension in ((inputs.positions, -1), (inputs.query, 0), (inputs.key, 0)):
+        torch._dynamo.maybe_mark_dynamic(tensor, dimension % tensor.dim())
+    table = subject.cos_sin_cache(replace(workload, num_tokens=0), inputs.query.device)
+    positions, query, key = inputs.positions, inputs.query, inputs.key
+    return lambda: compiled(positions, query, key, table)
+
+
+@lru_cache(maxsize=1)
+def _compiled(shard: Workload) -> subject.Apply:
+    import torch._dynamo.config as dynamo
+
+    torch._dynamo.reset()
+    dynamo.fail_on_recompile_limit_hit = True
+    compiled: subject.Apply = torch.compile(subject.bind("native", shard), fullgraph=True)
+    return compiled
+
+
+def vllm_mrope(workload: Workload, inputs: Inputs) -> Call:
+    """vLLM's whole mRoPE path, rebuilt from its description: gather the rows of all three axes, make contiguous copies
+    of cos and sin, then a Triton kernel with one program a token. The table is float32, as for everyone here.
+
+    Raises:
+        NotImplementedError: Triton is absent, or the case is not mRoPE with NeoX pairing.
+    """  # fmt: skip
+    if triton is None:
+        raise NotImplementedError("Triton is not installed")
+    if workload.mrope_section is None or not workload.is_neox_style or workload.is_packed:
+        raise NotImplementedError("this path is for contiguous mRoPE with NeoX pairing")
+    table = subject.cos_sin_cache(replace(workload, num_tokens=0), inputs.query.device)
+    w, (section_t, section_h, section_w) = workload, workload.mrope_section
+    positions, query, key = inputs.positions, inputs.query, inputs.key
+
+    def call() -> None:
+        cos, sin = table[positions].chunk(2, dim=-1)
+        _one_program_a_token[(w.num_tokens,)](
+            query, key, cos.contiguous(), sin.contiguous(), w.num_tokens, w.num_heads, w.num_kv_heads, w.head_size,
+            w.rotary_dim // 2, section_t, section_h, section_w, w.mrope_interleaved,
+            triton.next_power_of_2(w.num_heads), triton.next_power_of_2(w.num_kv_heads),
+            triton.next_power_of_2(w.rotary_dim // 2),
+        )  # fmt: skip
+
+    return call
+
+
+def liger(workload: Workload, inputs: Inputs) -> Call:
+    """Liger's kernels for training; cos and sin of each token are gathered beforehand.
+
+    Raises:
+        ImportError: liger-kernel is not installed.
+        NotImplementedError: the pairing is GPT-J, the axes are interleaved, or q and k are not contiguous.
+    """
+    from liger_kernel.ops import LigerQwen2VLMRopeFunction, LigerRopeFunction
+
+    if not workload.is_neox_style or workload.mrope_interleaved or workload.is_packed:
+        raise NotImplementedError("Liger has contiguous NeoX pairing and chunked axes only")
+    table = subject.cos_sin_cache(replace(workload, num_tokens=0), inputs.query.device)
+    cos, sin = (torch.cat((half, half), dim=-1) for half in table[inputs.positions].chunk(2, dim=-1))
+    query, key = inputs.query.unsqueeze(0).transpose(1, 2), inputs.key.unsqueeze(0).transpose(1, 2)
+    if workload.mrope_section is None:
+        cos, sin = cos.unsqueeze(0), sin.unsqueeze(0)
+        return lambda: LigerRopeFunction.apply(query, key, cos, sin)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    section = list(workload.mrope_section)
+    return lambda: LigerQwen2VLMRopeFunction.apply(query, key, cos, sin, section)
+
+
+if triton is not None:
+
+    @triton.jit
+    def _one_program_a_token(
+        q,  # [num_tokens, NUM_Q_HEADS, HEAD_SIZE]
+        k,  # [num_tokens, NUM_K_HEADS, HEAD_SIZE]
+        cos,  # [3, num_tokens, HALF]
+        sin,  # [3, num_tokens, HALF]
+        num_tokens,
+        NUM_Q_HEADS: tl.constexpr,
+        NUM_K_HEADS: tl.constexpr,
+        HEAD_SIZE: tl.constexpr,
+        HALF: tl.constexpr,
+        SECTION_T: tl.constexpr,
+        SECTION_H: tl.constexpr,
+        SECTION_W: tl.constexpr,
+        INTERLEAVED: tl.constexpr,
+        BLOCK_Q_HEADS: tl.constexpr,
+        BLOCK_K_HEADS: tl.constexpr,
+        BLOCK_HALF: tl.constexpr,
+    ):
+        i_t = tl.program_id(0).to(tl.int64)
+        o_c = tl.arange(0, BLOCK_HALF)
+        if INTERLEAVED:
+            reads_h = (o_c % 3 == 1) & (o_c < 3 * SECTION_H)
+            reads_w = (o_c % 3 == 2) & (o_c < 3 * SECTION_W)
+        else:
+            reads_h = (o_c >= SECTION_T) & (o_c < SECTION_T + SECTION_H)
+            reads_w = (o_c >= SECTION_T + SECTION_H) & (o_c < HALF)
+        reads_t = (o_c < HALF) & ~reads_h & ~reads_w
+        o_row = i_t * HALF + o_c
+        axis = num_tokens.to(tl.int64) * HALF
+        b_cos = tl.load(cos + o_row, mask=reads_t, other=0.0)
+        b_cos += tl.load(cos + axis + o_row, mask=reads_h, other=0.0)
+        b_cos += tl.load(cos + 2 * axis + o_row, mask=reads_w, other=0.0)
+        b_sin = tl.load(sin + o_row, mask=reads_t, other=0.0)
+        b_sin += tl.load(sin + axis + o_row, mask=reads_h, other=0.0)
+        b_sin += tl.load(sin + 2 * axis + o_row, mask=reads_w, other=0.0)
+        _rotate_heads(q, i_t, b_cos, b_sin, NUM_Q_HEADS, HEAD_SIZE, HALF, BLOCK_Q_HEADS, BLOCK_HALF)
+        _rotate_heads(k, i_t, b_cos, b_sin, NUM_K_HEADS, HEAD_SIZE, HALF, BLOCK_K_HEADS, BLOCK_HALF)
+
+    @triton.jit
+    def _rotate_heads(
+        x,
+        i_t,
+        b_cos,
+        b_sin,
+        NUM_HEADS: tl.constexpr,
+        HEAD_SIZE: tl.constexpr,
+        HALF: tl.constexpr,
+        BLOCK_HEADS: tl.constexpr,
+        BLOCK_HALF: tl.constexpr,
+    ):
+        o_h = tl.arange(0, BLOCK_HEADS)[:, None]
+        o_c = tl.arange(0, BLOCK_HALF)[None, :]
+        mask = (o_h < NUM_HEADS) & (o_c < HALF)
+        p_x = x + i_t * (NUM_HEADS * HEAD_SIZE) + o_h * HEAD_SIZE + o_c
+        b_x1 = tl.load(p_x, mask=mask).to(tl.float32)
+        b_x2 = tl.load(p_x + HALF, mask=mask).to(tl.float32)
+        tl.store(p_x, (b_x1 * b_cos - b_x2 * b_sin).to(x.dtype.element_ty), mask=mask)
+        tl.store(p_x + HALF, (b_x2 * b_cos + b_x1 * b_sin).to(x.dtype.element_ty), mask=mask)

@@ -1,0 +1,42 @@
+"""Rivals rotate what they are given, or say why they cannot; a wrong one would be measured for nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks import check, rivals
+from benchmarks.presets import shard
+from benchmarks.workload import Workload
+
+CHUNKED = Workload.of(shard("Qwen/Qwen2-VL-7B-Instruct", 4), 3, dtype=torch.float32)
+INTERLEAVED = Workload.of(shard("Qwen/Qwen3-VL-8B-Instruct", 8), 3, dtype=torch.float32)
+PLAIN = Workload.of(shard("meta-llama/Llama-3.1-8B", 8), 3, dtype=torch.float32)
+GLM = Workload.of(shard("zai-org/GLM-4.1V-9B-Thinking", 8), 3, dtype=torch.float32)
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("workload", [CHUNKED, INTERLEAVED], ids=["chunked", "interleaved"])
+def test_vllm_mrope(workload):
+    check.check("vllm-like", rivals.vllm_mrope, workload, "cpu")
+
+
+@pytest.mark.parametrize("workload", [PLAIN, GLM, replace(CHUNKED, is_packed=True)])
+def test_vllm_mrope_says_what_it_cannot(workload):
+    with pytest.raises(NotImplementedError, match="contiguous mRoPE with NeoX pairing"):
+        check.check("vllm-like", rivals.vllm_mrope, workload, "cpu")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+def test_torch_compile_serves_token_counts_with_one_compilation():
+    from torch._dynamo.utils import counters
+
+    for num_tokens in (2, 3, 5, 9):
+        check.check("torch.compile", rivals.torch_compile, replace(CHUNKED, num_tokens=num_tokens), "cpu")
+    assert counters["stats"]["unique_graphs"] <= 2, "a compilation for each token count would hit the recompile limit"
+
+
+def test_liger():
+    pytest.importorskip("liger_kernel")
+    with pytest.raises(NotImplementedError, match="chunked axes only"):
+        rivals.liger(INTERLEAVED, check.make_inputs(INTERLEAVED, 1, "cpu")[0])
