@@ -18,8 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plot.add_argument("result", type=Path, help="asv result file")
     plot.add_argument("picture", type=Path, help="picture to write, .png or .svg")
     plot.add_argument("--title", default="", help="above the panels; default: machine and commit")
+    performance = commands.add_parser("performance", help="GPU time of every provider on the shapes others publish")
+    performance.add_argument("--provider", nargs="+", help="providers to measure; default: all that are known")
+    performance.add_argument("--num-tokens", type=int, default=131072, help="the largest token count to measure")
+    performance.add_argument("--output-csv", type=Path, default=Path("performance.csv"))
     options = parser.parse_args(arguments)
     try:
+        if options.command == "performance":
+            return _performance(options.provider, options.num_tokens, options.output_csv)
         if options.command == "env":
             return _env()
         if options.command == "plot":
@@ -60,4 +66,29 @@ def _plot(result: Path, picture: Path, title: str) -> int:
     default = f"{result.parent.name}, commit {result.name.partition('-')[0]}: bfloat16, in place, cold L2 cache"
     report.plot_latency(read_timed_rows(result), title or default, picture)
     print(picture)
+    return 0
+
+
+def _performance(names: list[str] | None, largest: int, output_csv: Path) -> int:
+    from benchmarks import gpu
+    from benchmarks.providers import PROVIDERS
+
+    names = names or list(PROVIDERS)
+    if unknown := set(names) - PROVIDERS.keys():
+        raise ValueError(f"--provider must be among {', '.join(PROVIDERS)}, got {', '.join(sorted(unknown))}")
+    if reason := gpu.reason_absent():
+        raise ValueError(f"performance measures GPU time and needs a GPU: {reason}")
+    from benchmarks import performance, timing
+
+    device = timing.CudaDevice()
+    rows = []
+    for row in performance.save(
+        performance.measure(device, "cuda", names, performance.TABLES, largest), output_csv
+    ):  # fmt: skip
+        rows.append(row)
+        result = row.status if row.us is None else f"{row.us:.2f} us, {row.share_of_roofline:.0%} of the roofline"
+        print(f"{row.table}, {row.num_tokens} tokens, {row.provider}: {result}", flush=True)
+    print(performance.markdown(rows, names))
+    print("\n".join(f"{name}: {PROVIDERS[name].note}" for name in names if PROVIDERS[name].note))
+    print(output_csv)
     return 0
