@@ -10,7 +10,7 @@ from benchmarks.statistics import Summary, relative_difference
 # Rows of this many seconds and more must agree within the first limit, shorter ones within the second.
 LONG_ROW = 20e-6
 LONG_LIMIT, SHORT_LIMIT = 0.02, 0.10
-HOST_ROWS = (
+HOST_BENCHMARK = (
     "bench_host.HostCost"  # shown, but held to no limit: they are a property of the host's CPU as much as of the code
 )
 
@@ -31,7 +31,7 @@ class Pair:
     @property
     def limit(self) -> float:
         """What the difference may be."""
-        if self.row.benchmark == HOST_ROWS:
+        if self.row.benchmark == HOST_BENCHMARK:
             return math.inf
         return LONG_LIMIT if min(self.first, self.second) >= LONG_ROW else SHORT_LIMIT
 

@@ -61,8 +61,11 @@ def _measure(model: str, num_tokens: int) -> Ratios:
     samples: dict[str, list[float]] = {backend: [] for backend in samplers}
     for _ in range(_SAMPLES):
         for backend, sampler in samplers.items():
-            samples[backend].append(sampler())
-    medians = {backend: statistics.median(times) for backend, times in samples.items()}
+            try:
+                samples[backend].append(sampler())
+            except Exception as error:
+                ratios[backend, model, num_tokens] = f"{type(error).__name__}: {error}"
+    medians = {b: statistics.median(times) for b, times in samples.items() if (b, model, num_tokens) not in ratios}
     device_sampler.cache_clear()  # its buffers and graphs would fill the GPU's memory
     return ratios | {(b, model, num_tokens): medians[b] / medians["native"] for b in medians if "native" in medians}
 

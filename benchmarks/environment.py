@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, timing
 from benchmarks.check import check
 from benchmarks.presets import PRESETS, shard
 from benchmarks.providers import PROVIDERS
@@ -33,7 +33,15 @@ def device() -> dict[str, str]:
         import pynvml
 
         pynvml.nvmlInit()
-        return found | {"driver": str(pynvml.nvmlSystemGetDriverVersion())}
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
+        clocks = {"SM": pynvml.NVML_CLOCK_SM, "memory": pynvml.NVML_CLOCK_MEM}
+        now = [f"{name} {pynvml.nvmlDeviceGetClockInfo(handle, kind)} MHz" for name, kind in clocks.items()]
+        return found | {
+            "driver": str(pynvml.nvmlSystemGetDriverVersion()),
+            "clocks now": ", ".join(now),
+            "temperature": f"{pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)} C",
+            "throttled": ", ".join(timing.throttle_reasons(torch.device("cuda", 0))) or "no",
+        }
     except Exception as error:  # NVML has many ways not to be there; none of them concerns a measurement
         return found | {"driver": f"unknown: {error}"}
 

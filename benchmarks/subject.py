@@ -62,7 +62,11 @@ def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Call:
 
 
 def compile_kernel(workload: Workload, target: int) -> Any | None:
-    """The compiled Triton kernel of a workload for a compute capability; None where the commit cannot say."""
+    """The compiled Triton kernel of a workload for a compute capability; None where the commit cannot say.
+
+    Raises:
+        UnsupportedError: Triton is not installed.
+    """
     import ropekern
 
     if not hasattr(ropekern, "compile_kernel"):

@@ -131,8 +131,11 @@ def host_sampler(provider: str, label: str) -> "Sampler":
 @cache
 def cpu_sampler(provider: str, label: str, num_tokens: int) -> "Sampler":
     """CPU seconds per call, one thread, of a provider that has just passed its check."""
+    import torch
+
     from benchmarks import timing
 
+    torch.set_num_threads(1)  # of the check too: what is checked is what is timed
     (call,) = _checked(provider, _workload(label, num_tokens), "cpu")(1)
     return timing.prepare_cpu(call)
 

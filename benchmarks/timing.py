@@ -19,7 +19,9 @@ Call = Callable[[], None]
 Sampler = Callable[[], float]
 
 SAMPLE_SECONDS = 2e-3
-"""GPU work in one replay. The start of a graph costs some microseconds that belong to no call: 0.2 % of this."""
+"""GPU work aimed at in one replay. The start of a graph costs some microseconds that belong to no call: 0.2 % of this.
+Calls of a microsecond are estimated too long, by that start, and get about half of it.
+"""
 
 _AGREEMENT = 0.005
 _WINDOW = 5
@@ -124,9 +126,8 @@ def prepare_host(call: Call, synchronize: Call, calls: int = 50) -> Sampler:
     return sample
 
 
-def prepare_cpu(call: Call, num_threads: int = 1) -> Sampler:
-    """A sampler of wall seconds per call on the CPU, with a fixed number of threads for the whole process."""
-    torch.set_num_threads(num_threads)
+def prepare_cpu(call: Call) -> Sampler:
+    """A sampler of wall seconds per call on the CPU. The caller fixes the number of threads."""
     call()
     start = time.perf_counter()
     call()
@@ -143,7 +144,7 @@ def prepare_cpu(call: Call, num_threads: int = 1) -> Sampler:
 
 
 def _warm_up(sample: Sampler) -> None:
-    """Sample until the medians of two windows agree: clocks ramp for longer on some days than on others."""
+    """Sample until the medians of two windows agree, at most 100 times: clocks ramp for longer on some days."""
     before = math.inf
     for _ in range(_MAX_WINDOWS):
         now = statistics.median(sample() for _ in range(_WINDOW))

@@ -2,7 +2,7 @@
 
 import torch
 
-from ropekern.frequencies import RopeParameters, inverse_frequencies
+from ropekern.frequencies import RopeParameters, inverse_frequencies, rope_type_of
 
 
 def compute_cos_sin_cache(
@@ -16,12 +16,14 @@ def compute_cos_sin_cache(
 ) -> torch.Tensor:
     """The table that every backend reads: row p holds the cosines, then the sines, of position p.
 
-    Angles are float32 products of position and inverse frequency, as in Hugging Face transformers and vLLM.
+    Angles are float32 products of position and inverse frequency, as in Hugging Face transformers and vLLM. Their
+    cosines and sines are taken in float64 and rounded once, so that the table has the same bits on every device:
+    float32 library functions differ between devices, and for large angles by more than a unit in the last place.
 
     Args:
         rotary_dim: channels that rotate, even and positive.
         max_position: number of rows; valid positions are 0 .. max_position - 1.
-        rope_theta: base of the frequencies, used where rope_parameters names none.
+        rope_theta: base of the frequencies; used for rope_type "default" where rope_parameters names none.
         rope_parameters: Hugging Face `rope_parameters` (rope_type, factor, ...); None means rope_type "default".
         dtype: of the table. float32 is advised: bfloat16 costs 2e-3 in each cosine.
         device: of the table.
@@ -36,10 +38,16 @@ def compute_cos_sin_cache(
         raise ValueError(f"rotary_dim must be even and positive, got {rotary_dim}")
     if max_position <= 0:
         raise ValueError(f"max_position must be positive, got {max_position}")
-    inv_freq, scaling = inverse_frequencies(rotary_dim, {"rope_theta": rope_theta, **(rope_parameters or {})})
+    parameters = dict(rope_parameters or {})
+    if rope_type_of(parameters) == "default":  # the other types belong to a model, which says its rope_theta
+        parameters.setdefault("rope_theta", rope_theta)
+    inv_freq, scaling = inverse_frequencies(rotary_dim, parameters)
     positions = torch.arange(max_position, dtype=torch.float32, device=device)
-    angles = torch.outer(positions, inv_freq.to(positions.device))
-    return (torch.cat((angles.cos(), angles.sin()), dim=-1) * scaling).to(dtype)
+    angles = torch.outer(positions, inv_freq.to(positions.device)).double()
+    table = torch.empty(max_position, rotary_dim, dtype=dtype, device=positions.device)
+    table[:, : rotary_dim // 2] = angles.cos() * scaling
+    table[:, rotary_dim // 2 :] = angles.sin() * scaling
+    return table
 
 
 def mrope_axes(

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from ropekern.errors import UnsupportedError
+
 
 @dataclass(frozen=True, slots=True)
 class KernelCase:
@@ -39,13 +41,21 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
         triton.compiler.CompiledKernel: `asm["cubin"]`, `asm["ptx"]`, `metadata.num_warps`, ...
 
     Raises:
-        ImportError: Triton is not installed.
+        UnsupportedError: Triton is not installed.
+        TypeError, ValueError: target or case is wrong.
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    try:
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
 
-    from ropekern.backends import triton as backend
+        from ropekern.backends import triton as backend
+    except ImportError as error:
+        raise UnsupportedError(f"compile_kernel: Triton cannot be imported: {error}") from error
+    if not isinstance(target, int):
+        raise TypeError(f"target must be a compute capability such as 90, got {target!r}")
+    if case.rotary_dim % 2 or not 0 < case.rotary_dim <= case.head_size:
+        raise ValueError(f"case: rotary_dim must be even and in 2 .. head_size {case.head_size}, got {case.rotary_dim}")
 
     tile = backend.choose_tile(case.num_tokens, case.num_heads, case.num_kv_heads, case.rotary_dim)
     constants = backend.meta_parameters(

@@ -14,7 +14,7 @@ RopeParameters = Mapping[str, Any]
 
 def default_frequencies(rotary_dim: int, rope_parameters: RopeParameters) -> tuple[torch.Tensor, float]:
     """theta ** (-2i / rotary_dim), the original RoPE (Su et al., arXiv:2104.09864)."""
-    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
+    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device="cpu") / rotary_dim
     return 1.0 / (rope_parameters["rope_theta"] ** exponents), 1.0
 
 
@@ -41,6 +41,12 @@ ROPE_TYPES: dict[str, tuple[Callable[[int, RopeParameters], tuple[torch.Tensor, 
 }
 
 
+def rope_type_of(rope_parameters: RopeParameters) -> str:
+    """The rope_type, also under its older key `type`, where "mrope" only announced an mrope_section."""
+    rope_type = str(rope_parameters.get("rope_type", rope_parameters.get("type", "default")))
+    return "default" if rope_type == "mrope" else rope_type
+
+
 def inverse_frequencies(rotary_dim: int, rope_parameters: RopeParameters) -> tuple[torch.Tensor, float]:
     """Inverse frequencies and attention scaling of a model.
 
@@ -57,7 +63,7 @@ def inverse_frequencies(rotary_dim: int, rope_parameters: RopeParameters) -> tup
     Raises:
         ValueError: the rope_type is unknown, or a key it needs is missing.
     """
-    rope_type = rope_parameters.get("rope_type", "default")
+    rope_type = rope_type_of(rope_parameters)
     if rope_type not in ROPE_TYPES:
         raise ValueError(f"rope_parameters: rope_type {rope_type!r} is unknown, wanted one of {sorted(ROPE_TYPES)}")
     function, needed = ROPE_TYPES[rope_type]

@@ -25,8 +25,10 @@ def apply_rope_(
     """Rotate query and key in place.
 
     Args:
-        positions: int32 or int64, `[num_tokens]`, or `[3, num_tokens]` (t, h, w) for mRoPE; in 0 .. max_position - 1.
-            One-dimensional positions are plain RoPE also where an mrope_section is given (text tokens).
+        positions: int32 or int64, `[num_tokens]`, or `[3, num_tokens]` (t, h, w) for mRoPE; in 0 .. max_position - 1,
+            which is checked on the CPU. On a GPU the values are not looked at: outside that range Triton writes NaN,
+            native fails on the device and FlashInfer reads foreign memory. One-dimensional positions are plain RoPE
+            also where an mrope_section is given (text tokens).
         query: `[num_tokens, num_heads, head_size]`, float32, float16 or bfloat16; token and head strides are free.
         key: `[num_tokens, num_kv_heads, head_size]` of query's dtype, or None.
         cos_sin_cache: `[max_position, rotary_dim]`, contiguous, float32 or query's dtype; the first half of a row is
@@ -78,11 +80,18 @@ def _rope(
     mrope_interleaved: bool,
     backend: str | None,
 ) -> None:
+    _check(positions, query, key, cos_sin_cache)
     if mrope_section is not None:
-        mrope_section = check_mrope_section(mrope_section, mrope_interleaved, cos_sin_cache.shape[-1])
-    _check(positions, query, key, cos_sin_cache, mrope_section)
+        mrope_section = check_mrope_section(mrope_section, mrope_interleaved, cos_sin_cache.shape[1])
+    _check_positions(positions, query.shape[0], cos_sin_cache.shape[0], mrope_section)
+    if query_out is query:
+        _check_writable(query, key)
     if backend is None:
         backend = "triton" if query.is_cuda else "native"
+    if backend != "native" and torch.is_grad_enabled():
+        for name, tensor in (("query", query), ("key", key), ("cos_sin_cache", cos_sin_cache)):
+            if tensor is not None and tensor.requires_grad:
+                raise UnsupportedError(f"backend {backend!r}: {name} requires a gradient, only 'native' gives one")
     _backend(backend).rope(
         positions,
         query,
@@ -131,7 +140,8 @@ def check_mrope_section(
 @cache
 def _interleaved_counts(section: tuple[int, int, int]) -> tuple[int, ...]:
     """How many channels read t, h and w where h and w take every third until they have their number."""
-    return tuple(mrope_axes(section, mrope_interleaved=True).bincount(minlength=3).tolist())
+    axes = mrope_axes(section, mrope_interleaved=True, device="cpu").tolist()
+    return tuple(axes.count(axis) for axis in range(3))
 
 
 def _check(
@@ -139,7 +149,6 @@ def _check(
     query: torch.Tensor,
     key: torch.Tensor | None,
     cos_sin_cache: torch.Tensor,
-    mrope_section: tuple[int, int, int] | None,
 ) -> None:
     tensors = {"positions": positions, "query": query, "cos_sin_cache": cos_sin_cache}
     if key is not None:
@@ -161,7 +170,17 @@ def _check(
         if key.dtype != query.dtype:
             raise TypeError(f"key must have the dtype of query ({query.dtype}), got {key.dtype}")
     _check_table(cos_sin_cache, query)
-    _check_positions(positions, num_tokens, cos_sin_cache.shape[0], mrope_section)
+
+
+def _check_writable(query: torch.Tensor, key: torch.Tensor | None) -> None:
+    """In place each element is written once: none may stand for two."""
+    for name, x in (("query", query), ("key", key)):
+        if x is not None and any(n > 1 and stride == 0 for n, stride in zip(x.shape, x.stride(), strict=True)):
+            raise ValueError(f"{name} must have memory of its own for each element, got strides {x.stride()}")
+    if torch.compiler.is_compiling():
+        return  # which has no addresses
+    if key is not None and key.numel() and key.data_ptr() == query.data_ptr():
+        raise ValueError("key must not share memory with query, got two tensors that begin at the same address")
 
 
 def _check_table(cos_sin_cache: torch.Tensor, query: torch.Tensor) -> None:

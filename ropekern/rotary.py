@@ -62,7 +62,8 @@ class RotaryEmbedding(nn.Module):
 
         Args:
             positions: `[num_tokens]` or `[batch, seq]`; where the module has an mrope_section also `[3, num_tokens]`
-                or `[3, batch, seq]` (t, h, w). int32 or int64.
+                or `[3, batch, seq]` (t, h, w), and three rows always mean that there: give a text batch of three
+                sequences as `[3, 3, seq]`. int32 or int64.
             query: positions' token shape followed by `num_heads * head_size` or by `num_heads, head_size`.
             key: likewise with num_kv_heads, or None.
 

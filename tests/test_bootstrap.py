@@ -264,3 +264,16 @@ def test_rows_without_a_number_are_counted(tmp_path: Path) -> None:
     counted = ["a.time_triton: 2 of 2 rows n/a", "b.time_x: 1 of 1 rows failed", "c.t: 1 of 1 rows failed"]
     assert bootstrap.missing_rows(tmp_path, "abcd1234", None) == counted
     assert bootstrap.missing_rows(tmp_path, "abcd1234", "no driver")[-1].endswith("no driver")
+
+
+def test_flashinfer_is_wanted_on_a_gpu_and_its_absence_ends_nothing(tmp_path, monkeypatch):
+    said, commands = [], []
+
+    def refuse(python, *arguments):
+        commands.append(arguments)
+        raise SetupError("pip could not install it")
+
+    monkeypatch.setattr(environment, "install", refuse)
+    environment.add_flashinfer(tmp_path / "constraints.txt", ["flashinfer-python"], said.append)
+    assert commands[0][-1] == "flashinfer-python"
+    assert said[-1] == "FlashInfer's rows will fail: pip could not install it"

@@ -96,7 +96,7 @@ def test_case_with_the_tile_of_many_tokens(name, monkeypatch):
 def test_preset(name, backend):
     for num_tokens, is_packed in ((1, False), (77, True), (2048, False)):
         workload = Workload.of(shard(name), num_tokens, is_packed=is_packed)
-        check(backend, getattr(providers, backend), workload, "cuda")
+        check(backend, providers.PROVIDERS[backend].make_call, workload, "cuda")
 
 
 def test_triton_is_the_default_on_a_gpu():

@@ -83,12 +83,14 @@ TABLES = [
     ({"rotary_dim": 63}, ["rotary_dim", "63", "even"]),
     ({"rotary_dim": 0}, ["rotary_dim", "0", "positive"]),
     ({"max_position": 0}, ["max_position", "0", "positive"]),
-    ({"rope_parameters": {"rope_type": "mrope"}}, ["rope_type", "'mrope'", "llama3"]),
+    ({"rope_parameters": {"rope_type": "ntk"}}, ["rope_type", "'ntk'", "llama3"]),
+    ({"rope_parameters": {"type": "yarn", "factor": 4.0}}, ["rope_type", "'yarn'", "llama3"]),
     ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, ["llama3", "low_freq_factor", "high_freq_factor"]),
     (
         {
             "rope_parameters": {
                 "rope_type": "llama3",
+                "rope_theta": 5e5,
                 "factor": 8.0,
                 "low_freq_factor": 4.0,
                 "high_freq_factor": 1.0,
@@ -167,3 +169,81 @@ def test_native_gradient(is_neox_style):
     # The map is linear: finite differences are exact with any step, so float32 and a large step serve.
     with pytest.warns(UserWarning, match="double precision"):
         assert torch.autograd.gradcheck(function, (given["query"], given["key"]), eps=0.5, atol=1e-4, nondet_tol=0.0)
+
+
+def test_a_model_has_its_own_theta():
+    """Only rope_type default has a default theta: a guessed one would be a wrong table without an error."""
+    parameters = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    with pytest.raises(ValueError, match=r"needs \['rope_theta'\]"):
+        compute_cos_sin_cache(64, 16, rope_parameters=parameters)
+
+
+def test_older_key_type():
+    """Raw Qwen2-VL configs say {"type": "mrope"}, which is rope_type default with a section."""
+    parameters = {"type": "mrope", "rope_theta": 1e6}
+    assert torch.equal(
+        compute_cos_sin_cache(64, 16, rope_parameters=parameters), compute_cos_sin_cache(64, 16, rope_theta=1e6)
+    )
+
+
+def test_table_is_rounded_once():
+    table = compute_cos_sin_cache(128, 4096)
+    angles = torch.arange(4096.0)[:, None] * (1.0 / 10000.0 ** (torch.arange(0, 128, 2) / 128))
+    assert torch.equal(table[:, :64], angles.double().cos().float())
+    assert torch.equal(table[:, 64:], angles.double().sin().float())
+
+
+@pytest.mark.usefixtures("interpreter")
+@pytest.mark.parametrize("backend", ["native", "triton"])
+def test_no_query_head(backend):
+    """A key alone: it must be rotated as it is beside a query."""
+    key, table = torch.randn(3, 2, 64), compute_cos_sin_cache(64, 16)
+    positions = torch.tensor([1, 5, 9])
+    wanted, _ = apply_rope(positions, key, None, table, backend="native")
+    _, rotated = apply_rope(positions, key[:, :0], key, table, backend=backend)
+    assert torch.allclose(rotated, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "cos_sin_cache"])
+@pytest.mark.parametrize("backend", ["triton", "flashinfer"])
+def test_a_gradient_is_never_lost_silently(backend, name):
+    tensors = {"query": torch.randn(3, 2, 64), "key": torch.randn(3, 2, 64), "cos_sin_cache": torch.randn(16, 64)}
+    tensors[name].requires_grad_()
+    with pytest.raises(UnsupportedError, match=f"{name} requires a gradient"):
+        apply_rope(torch.tensor([1, 2, 3]), **tensors, backend=backend)
+
+
+def test_in_place_needs_memory_of_its_own():
+    positions, table = torch.tensor([1, 2, 3]), compute_cos_sin_cache(64, 16)
+    query = torch.randn(3, 2, 64)
+    with pytest.raises(ValueError, match="key must not share memory with query"):
+        apply_rope_(positions, query, query, table)
+    with pytest.raises(ValueError, match=r"query must have memory of its own .* \(0, 64, 1\)"):
+        apply_rope_(positions, query[:1].expand(3, 2, 64), None, table)
+    expanded, _ = apply_rope(positions, query[:1].expand(3, 2, 64), None, table)  # out of place it may be read twice
+    assert torch.equal(expanded, apply_rope(positions, query[:1].repeat(3, 1, 1), None, table)[0])
+
+
+def test_compiles_without_graph_breaks():
+    positions, table = torch.tensor([1, 2, 3]), compute_cos_sin_cache(64, 16)
+    query, key = torch.randn(3, 2, 64), torch.randn(3, 1, 64)
+    compiled = torch.compile(apply_rope, fullgraph=True, backend="eager")
+    for came, wanted in zip(
+        compiled(positions, query, key, table), apply_rope(positions, query, key, table), strict=True
+    ):
+        assert torch.equal(came, wanted)
+
+
+def test_compile_kernel_errors():
+    from ropekern import KernelCase, compile_kernel
+
+    with pytest.raises(TypeError, match=r"target must be .* got 'sm_90'"):
+        compile_kernel(KernelCase(1, 8, 1, 128, 128), "sm_90")
+    with pytest.raises(ValueError, match=r"rotary_dim must be .* got 256"):
+        compile_kernel(KernelCase(1, 8, 1, 128, 256), 90)

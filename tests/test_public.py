@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "backends.triton": {"cache", "errors"},
     "backends.flashinfer": {"cache", "errors"},
     "ops": {"cache", "errors", "backends.native", "backends.triton", "backends.flashinfer"},
-    "compilation": {"backends.triton"},
+    "compilation": {"backends.triton", "errors"},
     "rotary": {"cache", "ops"},
     "": {"cache", "compilation", "errors", "ops", "rotary"},
 }

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ropekern import RotaryEmbedding, UnsupportedError, apply_rope, get_rope
+from ropekern import RotaryEmbedding, UnsupportedError, apply_rope, compute_cos_sin_cache, get_rope
 
 HEAD_SIZE, HEADS, KV_HEADS, ROWS = 64, 4, 2, 128
 PLAIN = {"rope_theta": 1e4}
@@ -202,3 +202,13 @@ def test_print_shows_what_it_is():
         "RotaryEmbedding(head_size=64, rotary_dim=64, max_position=128, is_neox_style=True, "
         "mrope_section=(8, 12, 12), mrope_interleaved=False)"
     )
+
+
+def test_made_under_a_meta_device():
+    """vLLM and transformers make models so; frequencies stay on the CPU, where they are exact."""
+    with torch.device("meta"):
+        rope = get_rope(128, 16, rope_parameters={"mrope_section": [24, 20, 20], "mrope_interleaved": True})
+        table = compute_cos_sin_cache(64, 16, device="cpu")
+    assert torch.equal(table, compute_cos_sin_cache(64, 16))
+    assert rope.cos_sin_cache.is_meta
+    assert rope.cos_sin_cache.shape == (16, 128)

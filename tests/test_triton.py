@@ -116,7 +116,8 @@ def test_grid_has_one_dimension(monkeypatch):
     num_tokens = 2**20 + 1
     query, key = torch.zeros(1, 7, 64).expand(num_tokens, 7, 64), torch.zeros(1, 3, 64).expand(num_tokens, 3, 64)
     positions = torch.zeros(1, dtype=torch.int64).expand(num_tokens).contiguous()
-    apply_rope_(positions, query, key, torch.zeros(1, 64), backend="triton")
+    layout = {"is_neox_style": True, "mrope_section": None, "mrope_interleaved": False}
+    backend.rope(positions, query, key, query, key, torch.zeros(1, 64), **layout)
     ((grid, constants),) = grids
     (programs,) = grid
     assert constants.BLOCK_HEADS * constants.BLOCK_TOKENS * programs >= num_tokens * (7 + 3)

@@ -24,6 +24,7 @@ EXTRAS = {"asv", "plots", "test"}  # one set for tests and benchmarks: whichever
 SITE = ROOT / ".asv" / "html"
 RESULTS = ROOT / "results"
 START = time.monotonic()
+ASV = ".venv/bin/python -m asv"
 # asv keeps its machines in the home folder under a layout of its own: let asv write it.
 SAVE_MACHINE = (
     "import json, sys; from asv.machine import MachineCollection as M; "
@@ -67,6 +68,12 @@ def python(*arguments: str) -> int:
     return subprocess.run([PYTHON, *arguments], cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
 
 
+def python_output(*arguments: str) -> str:
+    """What .venv's Python prints."""
+    done = subprocess.run([PYTHON, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
 def env() -> int:
     """Make .venv, for an editor or a shell."""
     ensure(EXTRAS, say)
@@ -100,6 +107,9 @@ def bench(launch: str, machine: str, arguments: list[str]) -> int:
     how = ("--show-stderr", "--record-samples", "--no-pull", "--launch-method", launch, "--machine", name)
     measured = python("-m", "asv", "run", *how, *arguments, "HEAD^!")
     published = publish()
+    environment = python_output("-m", "benchmarks", "env")
+    (RESULTS / name / "environment.txt").write_text(f"{commit}\n{environment}", encoding="utf-8")
+    say(f"to compare two measured commits: {ASV} compare --machine {name} BASE HEAD")
     for line in missing_rows(RESULTS / name, commit, reason_absent()):
         say(line)
     return measured or published
@@ -124,7 +134,7 @@ def publish() -> int:
     say("publishing the site")
     code = python("-m", "asv", "publish", "--no-pull")
     if code == 0:
-        say(f"the site is in {SITE.relative_to(ROOT)}; `make serve` shows it at http://127.0.0.1:8080")
+        say(f"the site is in {SITE.relative_to(ROOT)}; `make serve` shows it")
     return code
 
 

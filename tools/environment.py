@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.machine import gpu_names
 from tools.torch_source import TORCH, TRITON, Found, SetupError, find, install, provide
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,11 +37,22 @@ def ensure(extras: set[str], say: Callable[[str], None]) -> None:
     constraints = VENV / "ropekern-constraints.txt"
     constraints.write_text(constrain(found), encoding="utf-8")
     install(PYTHON, "--constraint", str(constraints), *requirements(pyproject, extras))
+    if gpu_names() and "flashinfer" not in found.folders:
+        add_flashinfer(constraints, requirements(pyproject, {"flashinfer"}), say)
     install(PYTHON, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     if "asv" in extras:
         add_site_assets(say)
     before = stamped.split()[1:] if stamped.startswith(digest) else []
     STAMP.write_text("\n".join([digest, *sorted(extras.union(before))]) + "\n", encoding="utf-8")
+
+
+def add_flashinfer(constraints: Path, wanted: list[str], say: Callable[[str], None]) -> None:
+    """A machine with a GPU measures it; without it all else still runs, and its rows fail and say why."""
+    say("installing FlashInfer, which is measured on a GPU")
+    try:
+        install(PYTHON, "--constraint", str(constraints), *wanted)
+    except SetupError as error:
+        say(f"FlashInfer's rows will fail: {error}")
 
 
 def add_site_assets(say: Callable[[str], None]) -> None:

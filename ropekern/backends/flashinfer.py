@@ -80,4 +80,5 @@ def _check(query: torch.Tensor, key: torch.Tensor | None, cos_sin_cache: torch.T
             raise refuse(f"{name}.stride(1)", x.stride(1), f"head_size ({head_size}): heads next to each other")
         # It reads 16 bytes a thread wherever the tensor begins; elsewhere the whole CUDA context would be lost.
         if x is not None and (x.data_ptr() % 16 or x.stride(0) * x.element_size() % 16):
-            raise refuse(f"{name}'s address or token stride", "odd", "a multiple of 16 bytes")
+            came = f"at byte {x.data_ptr() % 16} of 16 with token stride {x.stride(0) * x.element_size()} bytes"
+            raise refuse(name, came, "address and token stride a multiple of 16 bytes")

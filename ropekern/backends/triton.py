@@ -243,20 +243,18 @@ def rope(
     A position outside the table gives NaN in that token's rotated channels.
 
     Raises:
-        UnsupportedError: the tensors are not on a CUDA device (and Triton's interpreter is off), or need a gradient.
+        UnsupportedError: the tensors are not on a CUDA device, and Triton's interpreter is off.
     """
     if not query.is_cuda and not triton.knobs.runtime.interpret:
         raise UnsupportedError(f"backend 'triton': query.device is {query.device}, wanted a CUDA device")
-    if torch.is_grad_enabled() and (query.requires_grad or (key is not None and key.requires_grad)):
-        raise UnsupportedError("backend 'triton': query or key requires a gradient, wanted none: use backend='native'")
     num_tokens, num_heads, head_size = query.shape
-    if not num_tokens or not num_heads:
-        return
     in_place = query_out is query
     if key is None or key_out is None:
         key, key_out, num_kv_heads = query, query_out, 0  # no program of the grid touches them
     else:
         num_kv_heads = key.shape[1]
+    if not num_tokens or not num_heads + num_kv_heads:
+        return
     mrope = mrope_section if positions.dim() == 2 else None
     tile = choose_tile(num_tokens, num_heads, num_kv_heads, cos_sin_cache.shape[1])
     head_blocks = triton.cdiv(num_heads, tile.block_heads) + triton.cdiv(num_kv_heads, tile.block_heads)
