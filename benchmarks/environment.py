@@ -8,7 +8,7 @@ import torch
 from benchmarks import gpu, timing
 from benchmarks.check import check
 from benchmarks.presets import PRESETS, shard
-from benchmarks.providers import PROVIDERS
+from benchmarks.providers import BACKENDS, PROVIDERS
 from benchmarks.workload import Workload
 
 
@@ -52,6 +52,9 @@ def providers() -> dict[str, str]:
     workload = Workload.of(shard(next(iter(PRESETS))), num_tokens=16)
     found = {}
     for name, provider in PROVIDERS.items():
+        if place == "cpu" and name not in BACKENDS:
+            found[name] = "measured on a GPU only"
+            continue
         try:
             check(name, provider.make_call, workload, place)
             found[name] = f"ok on {place}"

@@ -21,6 +21,9 @@ def _backend(name: str) -> MakeCall:
     return lambda workload, inputs: subject.apply_in_place(name, workload, inputs)
 
 
+BACKENDS = ("native", "triton", "flashinfer")
+"""The package's own: what the asv suite measures."""
+
 PROVIDERS: dict[str, Provider] = {
     "native": Provider(_backend("native")),
     "triton": Provider(_backend("triton")),

@@ -213,6 +213,9 @@ def test_a_real_run_over_two_commits(scratch):
         (registers,) = stored[commit]["bench_static.CompiledKernel.track_registers"]
         assert 8 <= registers <= 255
         assert len(stored[commit]["bench_rope.Rope.time_triton"]) == (0 if on_cpu else 1)
+    found = json.loads((clone / "results" / "benchmarks.json").read_text(encoding="utf-8"))
+    kept = json.loads((ROOT / "results" / "benchmarks.json").read_text(encoding="utf-8"))
+    assert found == kept, "results/benchmarks.json is what `make site` shows: run `make bench` and commit it"
     compared = asv(clone, "compare", oldest, newest)
     assert "track_registers" in compared
     asv(clone, "publish", "--no-pull")
