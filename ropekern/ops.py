@@ -179,7 +179,7 @@ def _check_writable(query: torch.Tensor, key: torch.Tensor | None) -> None:
             raise ValueError(f"{name} must have memory of its own for each element, got strides {x.stride()}")
     if torch.compiler.is_compiling():
         return  # which has no addresses
-    if key is not None and key.numel() and key.data_ptr() == query.data_ptr():
+    if key is not None and key.numel() and query.numel() and key.data_ptr() == query.data_ptr():
         raise ValueError("key must not share memory with query, got two tensors that begin at the same address")
 
 

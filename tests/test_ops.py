@@ -208,6 +208,8 @@ def test_no_query_head(backend):
     wanted, _ = apply_rope(positions, key, None, table, backend="native")
     _, rotated = apply_rope(positions, key[:, :0], key, table, backend=backend)
     assert torch.allclose(rotated, wanted, rtol=0, atol=1e-6)
+    apply_rope_(positions, key[:, :0], key, table, backend=backend)
+    assert torch.equal(key, rotated)
 
 
 @pytest.mark.parametrize("name", ["query", "key", "cos_sin_cache"])
