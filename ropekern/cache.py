@@ -41,7 +41,7 @@ def compute_cos_sin_cache(
     parameters = dict(rope_parameters or {})
     if rope_type_of(parameters) == "default":  # the other types belong to a model, which says its rope_theta
         parameters.setdefault("rope_theta", rope_theta)
-    inv_freq, scaling = inverse_frequencies(rotary_dim, parameters)
+    inv_freq, scaling = inverse_frequencies(rotary_dim, parameters, max_position)
     positions = torch.arange(max_position, dtype=torch.float32, device=device)
     angles = torch.outer(positions, inv_freq.to(positions.device)).double()
     table = torch.empty(max_position, rotary_dim, dtype=dtype, device=positions.device)

@@ -84,7 +84,20 @@ TABLES = [
     ({"rotary_dim": 0}, ["rotary_dim", "0", "positive"]),
     ({"max_position": 0}, ["max_position", "0", "positive"]),
     ({"rope_parameters": {"rope_type": "ntk"}}, ["rope_type", "'ntk'", "llama3"]),
-    ({"rope_parameters": {"type": "yarn", "factor": 4.0}}, ["rope_type", "'yarn'", "llama3"]),
+    ({"rope_parameters": {"type": "yarn", "factor": 4.0}}, ["'yarn'", "needs", "original_max_position_embeddings"]),
+    ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0.5}}, ["factor", "at least 1", "0.5"]),
+    (
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0],
+                "long_factor": [1.0],
+                "original_max_position_embeddings": 16,
+            }
+        },
+        ["short_factor", "32 numbers", "got 1"],
+    ),
     ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, ["llama3", "low_freq_factor", "high_freq_factor"]),
     (
         {
