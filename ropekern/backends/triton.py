@@ -181,7 +181,7 @@ class Tile:
 def choose_tile(num_tokens: int, num_heads: int, num_kv_heads: int, rotary_dim: int) -> Tile:
     """One warp a program: many small programs hide latency better than few large ones.
 
-    Measured on an H100 (docs/data/tiles-h100.txt). A warp that holds 2 tokens x 8 heads x 64 pairs was within 4 % of
+    Measured on an H100 (docs/data/tiles-h100.txt). A warp that holds 2 tokens x 8 heads x 64 pairs was within 5 % of
     the fastest tile of nearly every shape from 128 tokens up, and the fastest of several.
     Below 64 tokens a program holds as little as 16-byte accesses allow, so that more multiprocessors have one.
     """
