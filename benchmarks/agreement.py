@@ -10,9 +10,8 @@ from benchmarks.statistics import Summary, relative_difference
 # Rows of this many seconds and more must agree within the first limit, shorter ones within the second.
 LONG_ROW = 20e-6
 LONG_LIMIT, SHORT_LIMIT = 0.02, 0.10
-HOST_BENCHMARK = (
-    "bench_host.HostCost"  # shown, but held to no limit: they are a property of the host's CPU as much as of the code
-)
+# Its rows are shown, but held to no limit: they are a property of the host's CPU as much as of the code.
+HOST_BENCHMARK = "bench_host.HostCost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ import statistics
 from benchmarks import gpu
 from benchmarks.suite import MROPE_MODELS, NUM_TOKENS, ROPE_MODELS, device_sampler, with_driver
 
-_BACKENDS = ("native", "triton", "flashinfer")
 _SAMPLES = 10
 
 Ratios = dict[tuple[str, str, int], float | str]
@@ -51,9 +50,11 @@ class RelativeToNative:
 
 
 def _measure(model: str, num_tokens: int) -> Ratios:
+    from benchmarks.providers import BACKENDS
+
     samplers = {}
     ratios: Ratios = {}
-    for backend in _BACKENDS:
+    for backend in BACKENDS:
         try:
             samplers[backend] = device_sampler(backend, model, num_tokens)
         except Exception as error:  # any failure is this row's, and is raised where the row is read

@@ -119,3 +119,17 @@ def check(
     make_call(workload, inputs)()
     compare(f"{name} query", workload, inputs.positions, query, inputs.query)
     compare(f"{name} key", workload, inputs.positions, key, inputs.key)
+
+
+def checked_calls(
+    name: str,
+    make_call: Callable[[Workload, Inputs], Callable[[], None]],
+    workload: Workload,
+    device: torch.device | str,
+) -> Callable[[int], list[Callable[[], None]]]:
+    """Check a provider; then a function that gives as many of its calls as asked, each on inputs of its own.
+
+    What a clock is given comes from here: nothing else is timed. Raises as `check`.
+    """
+    check(name, make_call, workload, device)
+    return lambda count: [make_call(workload, inputs) for inputs in make_inputs(workload, count, device)]

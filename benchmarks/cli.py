@@ -80,11 +80,9 @@ def _performance(names: list[str] | None, largest: int, output_csv: Path) -> int
         raise ValueError(f"performance measures GPU time and needs a GPU: {reason}")
     from benchmarks import performance, timing
 
-    device = timing.CudaDevice()
+    measured = performance.measure(timing.CudaDevice(), "cuda", names, performance.TABLES, largest)
     rows = []
-    for row in performance.save(
-        performance.measure(device, "cuda", names, performance.TABLES, largest), output_csv
-    ):  # fmt: skip
+    for row in performance.save(measured, output_csv):
         rows.append(row)
         result = row.status if row.us is None else f"{row.us:.2f} us, {row.share_of_roofline:.0%} of the roofline"
         print(f"{row.table}, {row.num_tokens} tokens, {row.provider}: {result}", flush=True)

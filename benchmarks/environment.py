@@ -32,15 +32,15 @@ def device() -> dict[str, str]:
     try:
         import pynvml
 
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{properties.uuid}")
+        place = torch.device("cuda", 0)
+        handle = timing.nvml_handle(place)
         clocks = {"SM": pynvml.NVML_CLOCK_SM, "memory": pynvml.NVML_CLOCK_MEM}
         now = [f"{name} {pynvml.nvmlDeviceGetClockInfo(handle, kind)} MHz" for name, kind in clocks.items()]
         return found | {
             "driver": str(pynvml.nvmlSystemGetDriverVersion()),
             "clocks now": ", ".join(now),
             "temperature": f"{pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)} C",
-            "throttled": ", ".join(timing.throttle_reasons(torch.device("cuda", 0))) or "no",
+            "throttled": ", ".join(timing.throttle_reasons(place)) or "no",
         }
     except Exception as error:  # NVML has many ways not to be there; none of them concerns a measurement
         return found | {"driver": f"unknown: {error}"}

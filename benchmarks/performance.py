@@ -78,14 +78,9 @@ def measure(
 
 
 def _measure_row(table: str, workload: Workload, name: str, floor: float, device: timing.Device, place: str) -> Row:
-    make_call = PROVIDERS[name].make_call
     try:
-        check.check(name, make_call, workload, place)
-        sample = timing.prepare_device(
-            lambda count: [make_call(workload, inputs) for inputs in make_inputs(workload, count, place)],
-            workload.buffer_bytes,
-            device,
-        )
+        make_calls = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)
+        sample = timing.prepare_device(make_calls, workload.buffer_bytes, device)
         samples = [sample() * 1e6 for _ in range(SAMPLES)]
     except Exception as error:  # this provider's row says why; the others go on
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -30,7 +30,7 @@ def torch_compile(workload: Workload, inputs: Inputs) -> Call:
     compiled = _compiled(replace(workload, num_tokens=0))
     for tensor, dimension in ((inputs.positions, -1), (inputs.query, 0), (inputs.key, 0)):
         torch._dynamo.maybe_mark_dynamic(tensor, dimension % tensor.dim())
-    table = subject.cos_sin_cache(replace(workload, num_tokens=0), inputs.query.device)
+    table = subject.cos_sin_cache(workload, inputs.query.device)
     positions, query, key = inputs.positions, inputs.query, inputs.key
     return lambda: compiled(positions, query, key, table)
 
@@ -56,7 +56,7 @@ def vllm_mrope(workload: Workload, inputs: Inputs) -> Call:
         raise NotImplementedError("Triton is not installed")
     if workload.mrope_section is None or not workload.is_neox_style or workload.is_packed:
         raise NotImplementedError("this path is for contiguous mRoPE with NeoX pairing")
-    table = subject.cos_sin_cache(replace(workload, num_tokens=0), inputs.query.device)
+    table = subject.cos_sin_cache(workload, inputs.query.device)
     w, (section_t, section_h, section_w) = workload, workload.mrope_section
     positions, query, key = inputs.positions, inputs.query, inputs.key
 
@@ -83,7 +83,7 @@ def liger(workload: Workload, inputs: Inputs) -> Call:
 
     if not workload.is_neox_style or workload.mrope_interleaved or workload.is_packed:
         raise NotImplementedError("Liger has contiguous NeoX pairing and chunked axes only")
-    table = subject.cos_sin_cache(replace(workload, num_tokens=0), inputs.query.device)
+    table = subject.cos_sin_cache(workload, inputs.query.device)
     cos, sin = (torch.cat((half, half), dim=-1) for half in table[inputs.positions].chunk(2, dim=-1))
     query, key = inputs.query.unsqueeze(0).transpose(1, 2), inputs.key.unsqueeze(0).transpose(1, 2)
     if workload.mrope_section is None:

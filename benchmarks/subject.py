@@ -6,6 +6,7 @@ benchmarks: their history would break.
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,13 @@ def assert_installed() -> None:
         raise RuntimeError(f"ropekern was imported from {location}, wanted the one installed in {sys.prefix}")
 
 
-@cache
 def cos_sin_cache(workload: Workload, device: torch.device) -> torch.Tensor:
-    """The package's table for a workload, float32, kept for the life of the process."""
+    """The package's table for a workload, float32: one for all token counts, kept for the life of the process."""
+    return _cos_sin_cache(replace(workload, num_tokens=0), device)
+
+
+@cache
+def _cos_sin_cache(workload: Workload, device: torch.device) -> torch.Tensor:
     import ropekern
 
     return ropekern.compute_cos_sin_cache(

@@ -154,12 +154,9 @@ def _workload(label: str, num_tokens: int) -> "Workload":
 
 
 def _checked(provider: str, workload: "Workload", device: str) -> "Callable[[int], list[Call]]":
-    """The provider's calls on inputs of their own, once it has agreed with the oracle in this process."""
+    """The calls of a provider of the installed package, once it has agreed with the oracle in this process."""
     from benchmarks import check, subject
     from benchmarks.providers import PROVIDERS
-    from benchmarks.workload import make_inputs
 
     subject.assert_installed()
-    make_call = PROVIDERS[provider].make_call
-    check.check(provider, make_call, workload, device)
-    return lambda count: [make_call(workload, inputs) for inputs in make_inputs(workload, count, device)]
+    return check.checked_calls(provider, PROVIDERS[provider].make_call, workload, device)

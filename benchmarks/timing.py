@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -206,13 +207,15 @@ def throttle_reasons(device: torch.device) -> list[str]:
     names = ("HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwThermalSlowdown")
     bits = {name: getattr(pynvml, f"nvmlClocksThrottleReason{name}", 0) for name in names}
     try:
-        now = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(_nvml_handle(device))
+        now = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(nvml_handle(device))
     except pynvml.NVMLError:
         return []
     return [name for name, bit in bits.items() if now & bit]
 
 
-def _nvml_handle(device: torch.device) -> Any:
+@cache
+def nvml_handle(device: torch.device) -> Any:
+    """NVML's handle of a CUDA device, made once: every sample asks it whether the GPU is throttled."""
     import pynvml
 
     pynvml.nvmlInit()

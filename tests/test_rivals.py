@@ -40,3 +40,11 @@ def test_liger():
     pytest.importorskip("liger_kernel")
     with pytest.raises(NotImplementedError, match="chunked axes only"):
         rivals.liger(INTERLEAVED, check.make_inputs(INTERLEAVED, 1, "cpu")[0])
+
+
+def test_one_table_serves_all_token_counts():
+    from benchmarks import subject
+
+    few, many = (subject.cos_sin_cache(replace(PLAIN, num_tokens=n), torch.device("cpu")) for n in (1, 1024))
+    assert few is many
+    assert few is not subject.cos_sin_cache(CHUNKED, torch.device("cpu"))

@@ -1,7 +1,9 @@
 """The device clock against a device whose true times are known."""
 
 import random
+import sys
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,3 +113,22 @@ def test_warm_up_waits_for_agreement():
     clock = iter([10.0] * 5 + [5.0] * 5 + [4.0] * 5 + [4.0] * 5 + [99.0])
     timing._warm_up(lambda: next(clock))
     assert next(clock) == 99.0
+
+
+def test_throttling_is_asked_of_one_handle(monkeypatch):
+    asked = []
+    nvml = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlClocksThrottleReasonHwSlowdown=8,
+        nvmlClocksThrottleReasonSwThermalSlowdown=32,
+        nvmlInit=lambda: asked.append("init"),
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: {"GPU-abc": 32 + 1}[handle],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(timing.torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="abc"))
+    timing.nvml_handle.cache_clear()
+    device = timing.torch.device("cuda", 0)
+    assert timing.throttle_reasons(device) == timing.throttle_reasons(device) == ["SwThermalSlowdown"]
+    assert asked == ["init"]
+    timing.nvml_handle.cache_clear()

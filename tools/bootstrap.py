@@ -107,8 +107,9 @@ def bench(launch: str, machine: str, arguments: list[str]) -> int:
     how = ("--show-stderr", "--record-samples", "--no-pull", "--launch-method", launch, "--machine", name)
     measured = python("-m", "asv", "run", *how, *arguments, "HEAD^!")
     published = publish()
-    environment = python_output("-m", "benchmarks", "env")
-    (RESULTS / name / "environment.txt").write_text(f"{commit}\n{environment}", encoding="utf-8")
+    if (RESULTS / name).exists():  # asv makes it with the first result
+        environment = python_output("-m", "benchmarks", "env")
+        (RESULTS / name / "environment.txt").write_text(f"{commit}\n{environment}", encoding="utf-8")
     say(f"to compare two measured commits: {ASV} compare --machine {name} BASE HEAD")
     for line in missing_rows(RESULTS / name, commit, reason_absent()):
         say(line)
