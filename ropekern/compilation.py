@@ -57,7 +57,9 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
     if case.rotary_dim % 2 or not 0 < case.rotary_dim <= case.head_size:
         raise ValueError(f"case: rotary_dim must be even and in 2 .. head_size {case.head_size}, got {case.rotary_dim}")
 
-    tile = backend.choose_tile(case.num_tokens, case.num_heads, case.num_kv_heads, case.rotary_dim)
+    tile = backend.choose_tile(
+        case.num_tokens, case.num_heads, case.num_kv_heads, case.rotary_dim, case.mrope_interleaved
+    )
     constants = backend.meta_parameters(
         tile,
         num_heads=case.num_heads,
@@ -94,4 +96,4 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
         if multiple:
             divisible[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constexprs=constants, attrs=divisible)
-    return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": tile.num_warps})
+    return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": backend.NUM_WARPS})

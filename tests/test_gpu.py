@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,12 +80,13 @@ def test_case(name, backend):
     assert_same_bits((query, call.query), (key, call.key))
 
 
+@pytest.mark.parametrize("heads", [2, 4])
 @pytest.mark.parametrize("name", CASES)
-def test_case_with_the_tile_of_many_tokens(name, monkeypatch):
+def test_case_with_the_tiles_of_many_tokens(name, heads, monkeypatch):
     from ropekern.backends import triton
 
     choose = triton.choose_tile
-    monkeypatch.setattr(triton, "choose_tile", lambda _, *heads: choose(1 << 20, *heads))
+    monkeypatch.setattr(triton, "choose_tile", lambda *sizes: replace(choose(*sizes), heads=heads))
     call = Call(CASES[name], "cuda")
     query, key = apply_rope(*call.arguments, **call.keywords, backend="triton")
     call.assert_out_of_place(TOLERANCES, query, key)

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "cache": {"frequencies"},
     "backends": set(),
     "backends.native": {"cache", "errors"},
-    "backends.triton": {"cache", "errors"},
+    "backends.triton": {"errors"},
     "backends.flashinfer": {"cache", "errors"},
     "ops": {"cache", "errors", "backends.native", "backends.triton", "backends.flashinfer"},
     "compilation": {"backends.triton", "errors"},

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.presets import PRESETS, shard
 from ropekern import apply_rope, apply_rope_
 from tests.cases import CASES, Call, Case, assert_rotated, assert_same_bits
 
@@ -24,7 +26,7 @@ TOLERANCES = {
     torch.bfloat16: (2e-6, 2.0**-7),
 }
 
-FEW, MANY = 1, 1 << 20  # num_tokens for which choose_tile gives its smallest and its largest tile
+FEW, SOME, MANY = 1, 500, 1 << 20  # num_tokens for which choose_tile gives its three tiles to 32 + 8 heads of 128
 
 # What an offline compile must give. 16-byte accesses need 8 neighbours a thread: full rotation of 128 or 256 channels.
 COMPILED = {
@@ -40,12 +42,16 @@ MISALIGNED = {"head_size": 120, "rotary_dim": 120}  # 60 pairs: the second half 
 TARGETS = (80, 90, 100)
 
 
-@pytest.fixture(params=[FEW, MANY], ids=["small tile", "large tile"])
+@pytest.fixture(params=[1, 2, 3, 4], ids=lambda heads: f"{heads} heads a row")
 def tile(request, monkeypatch):
-    """The tile of few or of many tokens, whatever the case's number of tokens: so both run in few programs."""
+    """A tile, whatever the case's number of tokens: so all of them run in few programs."""
     choose = backend.choose_tile
-    monkeypatch.setattr(backend, "choose_tile", lambda _, *sizes: choose(request.param, *sizes))
-    return lambda *sizes: choose(request.param, *sizes)
+
+    def chosen(_, *sizes):
+        return replace(choose(FEW, *sizes), heads=request.param)
+
+    monkeypatch.setattr(backend, "choose_tile", chosen)
+    return chosen
 
 
 @pytest.mark.usefixtures("interpreter", "tile")
@@ -66,7 +72,7 @@ def test_case(name):
 
 @pytest.mark.usefixtures("interpreter")
 def test_tile_boundaries(tile):
-    block = tile(1, 1, 128).block_tokens
+    block = tile(FEW, 1, 1, 128).rows
     for num_tokens in {max(1, block - 1), block, block + 1, 2 * block + 1}:
         call = Call(Case("", num_tokens, heads=(1, 1), rope=CASES["chunked"].rope, head_size=128))
         apply_rope_(*call.arguments, **call.keywords, backend="triton")
@@ -76,13 +82,19 @@ def test_tile_boundaries(tile):
 @pytest.mark.usefixtures("interpreter")
 def test_real_tile_of_many_tokens():
     """choose_tile itself, not forced: just past the number of tokens where its answer changes."""
-    call = Call(Case("", 1025, heads=(1, 1), has_key=False))
+    call = Call(Case("", 1025, heads=(8, 1), has_key=False))
     apply_rope_(*call.arguments, **call.keywords, backend="triton")
     call.assert_in_place(TOLERANCES)
 
 
-def test_tiles_differ():
-    assert backend.choose_tile(FEW, 32, 8, 128) != backend.choose_tile(MANY, 32, 8, 128)
+@pytest.mark.parametrize("name", PRESETS)
+def test_few_compilations(name):
+    """A model's token counts, 1 .. 131072, choose among at most four kernels."""
+    model = shard(name)
+    sizes = model.num_heads, model.num_kv_heads, model.preset.rotary_dim, False
+    tiles = [backend.choose_tile(num_tokens, *sizes) for num_tokens in range(1, 131073, 7)]
+    assert 2 <= len(set(tiles)) <= 4
+    assert [tile.heads for tile in tiles] == sorted(tile.heads for tile in tiles)
 
 
 @pytest.mark.usefixtures("interpreter", "tile")
@@ -120,7 +132,7 @@ def test_grid_has_one_dimension(monkeypatch):
     backend.rope(positions, query, key, query, key, torch.zeros(1, 64), **layout)
     ((grid, constants),) = grids
     (programs,) = grid
-    assert constants.BLOCK_HEADS * constants.BLOCK_TOKENS * programs >= num_tokens * (7 + 3)
+    assert constants.HEADS * constants.ROWS * programs >= num_tokens * (7 + 3)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +154,7 @@ json.dump(rows, sys.stdout)
     cases = [
         (name, {**full, **case, "num_tokens": num_tokens, "targets": TARGETS})
         for name, case in {**COMPILED, "misaligned": MISALIGNED}.items()
-        for num_tokens in (FEW, MANY)
+        for num_tokens in (FEW, SOME, MANY)
     ]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     root = Path(__file__).parents[1]
@@ -156,7 +168,7 @@ json.dump(rows, sys.stdout)
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_machine_code(name, machine_code):
-    for num_tokens in (FEW, MANY):
+    for num_tokens in (FEW, SOME, MANY):
         for target in TARGETS:
             row = machine_code[name, num_tokens, target]
             assert row["spill_bytes"] == 0, (num_tokens, target, row)
@@ -166,11 +178,12 @@ def test_machine_code(name, machine_code):
 
 def test_machine_code_follows_the_launch(machine_code):
     few, many = machine_code["neox", FEW, 90], machine_code["neox", MANY, 90]
-    assert few["num_warps"] == backend.choose_tile(FEW, 32, 8, 128).num_warps
-    assert many["num_warps"] == backend.choose_tile(MANY, 32, 8, 128).num_warps
+    assert few["num_warps"] == many["num_warps"] == backend.NUM_WARPS
     assert few["registers"] < many["registers"]
 
 
 def test_narrow_accesses_are_counted(machine_code):
     """The metric can be other than zero."""
-    assert all(machine_code["misaligned", n, target]["narrow_accesses"] > 0 for n in (FEW, MANY) for target in TARGETS)
+    assert all(
+        machine_code["misaligned", n, target]["narrow_accesses"] > 0 for n in (FEW, SOME, MANY) for target in TARGETS
+    )

@@ -1,7 +1,9 @@
 """One Triton launch does it all: table rows are gathered inside from positions, q and k are rotated together.
 
-A program holds a tile of BLOCK_TOKENS tokens x BLOCK_HEADS heads of q or of k. Head blocks of the same tokens are
-neighbours in the grid, so that a table row is fetched from device memory once and read from L2 by the rest.
+The heads of q and k count as one axis, cut into rows of HEADS heads of one token. A program is one warp that holds ROWS
+neighbouring rows: its lanes lie along rows and channels, 16 bytes each, and its registers along the heads of a row, so
+that a lane uses its cos and sin for HEADS heads without a word to the other lanes. Head blocks of a token are
+neighbours in the grid: its table row comes from device memory once, and from the L2 cache after that.
 Arithmetic is float32 whatever the tensors hold; offsets are 64-bit.
 """
 
@@ -21,12 +23,24 @@ def rotate(x1, x2, cos, sin):
 
 
 @triton.jit
+def load_table_row(cos_sin_cache, b_row, max_position, m_row, o_c, ROTARY_DIM: tl.constexpr):
+    """cos and sin of the rows b_row. A position outside the table poisons its token with NaN instead of reading foreign
+    memory. The table outlives this call, q and k do not: evict_last keeps it in the L2 cache while they stream by.
+    """
+    mask = m_row & (o_c < ROTARY_DIM // 2) & (b_row.to(tl.uint64) < max_position)
+    p_cos = cos_sin_cache + b_row.to(tl.int64) * ROTARY_DIM + o_c
+    b_cos = tl.load(p_cos, mask=mask, eviction_policy="evict_last")
+    b_sin = tl.load(p_cos + ROTARY_DIM // 2, mask=mask, other=float("nan"), eviction_policy="evict_last")
+    return b_cos.to(tl.float32), b_sin.to(tl.float32)
+
+
+@triton.jit
 def load_cos_sin(
     positions,  # [num_tokens] or [3, num_tokens]
     cos_sin_cache,  # [max_position, ROTARY_DIM]
     positions_stride_axis,
     max_position,
-    o_t,  # [BLOCK_TOKENS] token offsets
+    o_t,  # [ROWS] token offsets
     m_t,
     ROTARY_DIM: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
@@ -36,76 +50,73 @@ def load_cos_sin(
     SECTION_H: tl.constexpr,
     SECTION_W: tl.constexpr,
 ):
-    HALF: tl.constexpr = ROTARY_DIM // 2
-    o_c = tl.arange(0, BLOCK_HALF)
-    b_row = tl.load(positions + o_t, mask=m_t, other=0).to(tl.int64)[:, None]
+    o_c = tl.arange(0, BLOCK_HALF)[None, :]
+    m_row = m_t[:, None]
+    b_row = tl.load(positions + o_t, mask=m_t, other=0)[:, None]
     if MROPE:
-        b_row_h = tl.load(positions + positions_stride_axis + o_t, mask=m_t, other=0).to(tl.int64)[:, None]
-        b_row_w = tl.load(positions + 2 * positions_stride_axis + o_t, mask=m_t, other=0).to(tl.int64)[:, None]
-        if INTERLEAVED:
-            reads_h = (o_c % 3 == 1) & (o_c < 3 * SECTION_H)
-            reads_w = (o_c % 3 == 2) & (o_c < 3 * SECTION_W)
-        else:
-            reads_h = (o_c >= SECTION_T) & (o_c < SECTION_T + SECTION_H)
-            reads_w = o_c >= SECTION_T + SECTION_H
-        b_row = tl.where(reads_h[None, :], b_row_h, tl.where(reads_w[None, :], b_row_w, b_row))
-    # A position outside the table poisons its token with NaN instead of reading foreign memory.
-    mask = (m_t[:, None] & (o_c < HALF)[None, :]) & ((b_row >= 0) & (b_row < max_position))
-    p_cos = cos_sin_cache + b_row * ROTARY_DIM + o_c[None, :]
-    b_cos = tl.load(p_cos, mask=mask, other=float("nan")).to(tl.float32)
-    b_sin = tl.load(p_cos + HALF, mask=mask, other=float("nan")).to(tl.float32)
+        b_row_h = tl.load(positions + positions_stride_axis + o_t, mask=m_t, other=0)[:, None]
+        b_row_w = tl.load(positions + 2 * positions_stride_axis + o_t, mask=m_t, other=0)[:, None]
+    if MROPE and not INTERLEAVED:
+        b_row = tl.where(o_c < SECTION_T, b_row, tl.where(o_c < SECTION_T + SECTION_H, b_row_h, b_row_w))
+    b_cos, b_sin = load_table_row(cos_sin_cache, b_row, max_position, m_row, o_c, ROTARY_DIM)
+    if MROPE and INTERLEAVED:
+        # All three rows in wide loads, then a choice: a load for each channel would be eight times as many.
+        b_cos_h, b_sin_h = load_table_row(cos_sin_cache, b_row_h, max_position, m_row, o_c, ROTARY_DIM)
+        b_cos_w, b_sin_w = load_table_row(cos_sin_cache, b_row_w, max_position, m_row, o_c, ROTARY_DIM)
+        o_u = o_c.to(tl.uint32)  # an unsigned test for divisibility is two instructions
+        reads_h = ((o_u + 2) % 3 == 0) & (o_c < 3 * SECTION_H)
+        reads_w = ((o_u + 1) % 3 == 0) & (o_c < 3 * SECTION_W)
+        b_cos = tl.where(reads_h, b_cos_h, tl.where(reads_w, b_cos_w, b_cos))
+        b_sin = tl.where(reads_h, b_sin_h, tl.where(reads_w, b_sin_w, b_sin))
     return b_cos, b_sin
 
 
 @triton.jit
-def rotate_tile(
-    x,  # [num_tokens, NUM_HEADS, HEAD_SIZE]
-    y,  # [num_tokens, NUM_HEADS, HEAD_SIZE], the tensor x itself for in place
-    x_stride_token,
-    x_stride_head,
-    y_stride_token,
-    y_stride_head,
-    o_t,
-    m_t,
-    i_h,  # which block of heads
-    b_cos,  # [BLOCK_TOKENS, BLOCK_HALF]
-    b_sin,
-    NUM_HEADS: tl.constexpr,
-    HEAD_SIZE: tl.constexpr,
-    ROTARY_DIM: tl.constexpr,
-    IS_NEOX: tl.constexpr,
-    COPY_REST: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK_HALF: tl.constexpr,
-    BLOCK_REST: tl.constexpr,
+def head_pointer(
+    q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h, NUM_Q_HEADS: tl.constexpr
+):
+    """Where head o_h of token o_t begins: the heads of k follow those of q."""
+    is_q = o_h < NUM_Q_HEADS
+    stride_token = tl.where(is_q, q_stride_token, k_stride_token)
+    stride_head = tl.where(is_q, q_stride_head, k_stride_head)
+    head = tl.where(is_q, o_h, o_h - NUM_Q_HEADS)
+    return tl.where(is_q, q, k) + o_t.to(tl.int64) * stride_token + head.to(tl.int64) * stride_head
+
+
+@triton.jit
+def load_pairs(p_x, m_x, ROWS: tl.constexpr, ROTARY_DIM: tl.constexpr, IS_NEOX: tl.constexpr, BLOCK_HALF: tl.constexpr):
+    """The two members of each pair, [ROWS, BLOCK_HALF] each."""
+    HALF: tl.constexpr = ROTARY_DIM // 2
+    if IS_NEOX:
+        o_c = tl.arange(0, BLOCK_HALF)[None, :]
+        mask = m_x[:, None] & (o_c < HALF)
+        p_x = p_x[:, None] + o_c
+        b_x1 = tl.load(p_x, mask=mask)
+        b_x2 = tl.load(p_x + HALF, mask=mask)
+    else:
+        o_c = tl.arange(0, 2 * BLOCK_HALF)[None, :]
+        b_x = tl.load(p_x[:, None] + o_c, mask=m_x[:, None] & (o_c < ROTARY_DIM))
+        b_x1, b_x2 = tl.split(tl.reshape(b_x, [ROWS, BLOCK_HALF, 2]))
+    return b_x1, b_x2
+
+
+@triton.jit
+def store_pairs(
+    p_y, b_y1, b_y2, m_x, ROWS: tl.constexpr, ROTARY_DIM: tl.constexpr, IS_NEOX: tl.constexpr, BLOCK_HALF: tl.constexpr
 ):
     HALF: tl.constexpr = ROTARY_DIM // 2
-    o_h = (i_h * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)).to(tl.int64)
-    m_th = (m_t[:, None] & (o_h < NUM_HEADS)[None, :])[:, :, None]
-    p_x = x + (o_t[:, None] * x_stride_token + o_h[None, :] * x_stride_head)[:, :, None]
-    p_y = y + (o_t[:, None] * y_stride_token + o_h[None, :] * y_stride_head)[:, :, None]
-    b_cos = b_cos[:, None, :]
-    b_sin = b_sin[:, None, :]
+    b_y1 = b_y1.to(p_y.dtype.element_ty)
+    b_y2 = b_y2.to(p_y.dtype.element_ty)
     if IS_NEOX:
-        o_c = tl.arange(0, BLOCK_HALF)[None, None, :]
-        mask = m_th & (o_c < HALF)
-        b_x1 = tl.load(p_x + o_c, mask=mask).to(tl.float32)
-        b_x2 = tl.load(p_x + o_c + HALF, mask=mask).to(tl.float32)
-        b_y1, b_y2 = rotate(b_x1, b_x2, b_cos, b_sin)
-        tl.store(p_y + o_c, b_y1.to(y.dtype.element_ty), mask=mask)
-        tl.store(p_y + o_c + HALF, b_y2.to(y.dtype.element_ty), mask=mask)
+        o_c = tl.arange(0, BLOCK_HALF)[None, :]
+        mask = m_x[:, None] & (o_c < HALF)
+        p_y = p_y[:, None] + o_c
+        tl.store(p_y, b_y1, mask=mask)
+        tl.store(p_y + HALF, b_y2, mask=mask)
     else:
-        o_c = tl.arange(0, 2 * BLOCK_HALF)[None, None, :]
-        mask = m_th & (o_c < ROTARY_DIM)
-        b_x = tl.load(p_x + o_c, mask=mask).to(tl.float32)
-        b_x1, b_x2 = tl.split(tl.reshape(b_x, [b_x.shape[0], BLOCK_HEADS, BLOCK_HALF, 2]))
-        b_y1, b_y2 = rotate(b_x1, b_x2, b_cos, b_sin)
-        b_y = tl.reshape(tl.join(b_y1, b_y2), [b_x.shape[0], BLOCK_HEADS, 2 * BLOCK_HALF])
-        tl.store(p_y + o_c, b_y.to(y.dtype.element_ty), mask=mask)
-    if COPY_REST:
-        o_c = ROTARY_DIM + tl.arange(0, BLOCK_REST)[None, None, :]
-        mask = m_th & (o_c < HEAD_SIZE)
-        tl.store(p_y + o_c, tl.load(p_x + o_c, mask=mask), mask=mask)
+        o_c = tl.arange(0, 2 * BLOCK_HALF)[None, :]
+        b_y = tl.reshape(tl.join(b_y1, b_y2), [ROWS, 2 * BLOCK_HALF])
+        tl.store(p_y[:, None] + o_c, b_y, mask=m_x[:, None] & (o_c < ROTARY_DIM))
 
 
 @triton.jit(do_not_specialize=["num_tokens", "max_position", "positions_stride_axis"])
@@ -142,54 +153,78 @@ def rope_kernel(
     SECTION_H: tl.constexpr,
     SECTION_W: tl.constexpr,
     COPY_REST: tl.constexpr,
-    BLOCK_TOKENS: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_REST: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEADS: tl.constexpr,
 ):
-    Q_BLOCKS: tl.constexpr = (NUM_Q_HEADS + BLOCK_HEADS - 1) // BLOCK_HEADS
-    K_BLOCKS: tl.constexpr = (NUM_K_HEADS + BLOCK_HEADS - 1) // BLOCK_HEADS
-    i_t = tl.program_id(0) // (Q_BLOCKS + K_BLOCKS)
-    i_h = tl.program_id(0) % (Q_BLOCKS + K_BLOCKS)
-    o_t = i_t.to(tl.int64) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
+    NUM_HEADS: tl.constexpr = NUM_Q_HEADS + NUM_K_HEADS
+    ROWS_PER_TOKEN: tl.constexpr = (NUM_HEADS + HEADS - 1) // HEADS
+    o_r = tl.program_id(0) % ROWS_PER_TOKEN * ROWS + tl.arange(0, ROWS)
+    o_t = tl.program_id(0) // ROWS_PER_TOKEN * ROWS + o_r // ROWS_PER_TOKEN
+    o_h = o_r % ROWS_PER_TOKEN * HEADS
     m_t = o_t < num_tokens
+
+    pairs = ()
+    for i in tl.static_range(HEADS):
+        m_x = m_t & (o_h + i < NUM_HEADS)
+        p_x = head_pointer(
+            q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h + i, NUM_Q_HEADS
+        )
+        pairs = pairs + load_pairs(p_x, m_x, ROWS, ROTARY_DIM, IS_NEOX, BLOCK_HALF)
+    # The compiler would put off most of these loads until the table's arrive. A barrier of one warp costs nothing.
+    tl.debug_barrier()
     b_cos, b_sin = load_cos_sin(
         positions, cos_sin_cache, positions_stride_axis, max_position, o_t, m_t,
         ROTARY_DIM, BLOCK_HALF, MROPE, INTERLEAVED, SECTION_T, SECTION_H, SECTION_W,
     )  # fmt: skip
-    if i_h < Q_BLOCKS:
-        rotate_tile(
-            q, q_out, q_stride_token, q_stride_head, q_out_stride_token, q_out_stride_head, o_t, m_t, i_h, b_cos, b_sin,
-            NUM_Q_HEADS, HEAD_SIZE, ROTARY_DIM, IS_NEOX, COPY_REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST,
+    for i in tl.static_range(HEADS):
+        m_x = m_t & (o_h + i < NUM_HEADS)
+        p_y = head_pointer(
+            q_out, k_out, q_out_stride_token, q_out_stride_head, k_out_stride_token, k_out_stride_head, o_t, o_h + i,
+            NUM_Q_HEADS,
         )  # fmt: skip
-    else:
-        rotate_tile(
-            k, k_out, k_stride_token, k_stride_head, k_out_stride_token, k_out_stride_head, o_t, m_t, i_h - Q_BLOCKS,
-            b_cos, b_sin, NUM_K_HEADS, HEAD_SIZE, ROTARY_DIM, IS_NEOX, COPY_REST, BLOCK_HEADS, BLOCK_HALF, BLOCK_REST,
-        )  # fmt: skip
+        b_y1, b_y2 = rotate(pairs[2 * i].to(tl.float32), pairs[2 * i + 1].to(tl.float32), b_cos, b_sin)
+        store_pairs(p_y, b_y1, b_y2, m_x, ROWS, ROTARY_DIM, IS_NEOX, BLOCK_HALF)
+        if COPY_REST:
+            p_x = head_pointer(
+                q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h + i, NUM_Q_HEADS
+            )  # fmt: skip
+            o_c = ROTARY_DIM + tl.arange(0, BLOCK_REST)[None, :]
+            mask = m_x[:, None] & (o_c < HEAD_SIZE)
+            tl.store(p_y[:, None] + o_c, tl.load(p_x[:, None] + o_c, mask=mask), mask=mask)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """How the work is cut: the programs of a launch, and the threads of a program."""
+    """How the work is cut: what one program holds."""
 
-    block_tokens: int
-    block_heads: int
-    num_warps: int
+    rows: int
+    heads: int  # of a row
 
 
-def choose_tile(num_tokens: int, num_heads: int, num_kv_heads: int, rotary_dim: int) -> Tile:
-    """One warp a program: many small programs hide latency better than few large ones.
+def choose_tile(
+    num_tokens: int, num_heads: int, num_kv_heads: int, rotary_dim: int, mrope_interleaved: bool = False
+) -> Tile:
+    """At most three tiles for a model: rows of one head, of two, and of about four.
 
-    Measured on an H100 (docs/data/tiles-h100.txt). A warp that holds 2 tokens x 8 heads x 64 pairs was within 5 % of
-    the fastest tile of nearly every shape from 128 tokens up, and the fastest of several.
-    Below 64 tokens a program holds as little as 16-byte accesses allow, so that more multiprocessors have one.
+    Measured on an H100 (docs/performance.md). One head while the GPU has room for all programs at once and latency is
+    what counts; more heads once bandwidth is, since each use of a lane's cos and sin saves a load of them. Interleaved
+    axes load three table rows, and so turn earlier. Rows are as many as give each lane 16 bytes of a 16-bit head.
     """
-    pairs = triton.next_power_of_2(rotary_dim // 2)
-    heads = triton.next_power_of_2(max(num_heads, num_kv_heads))
-    if num_tokens < 64:
-        return Tile(block_tokens=1, block_heads=min(heads, max(1, 256 // pairs)), num_warps=1)
-    return Tile(block_tokens=2, block_heads=min(heads, max(1, 512 // pairs), 8), num_warps=1)
+    rows = max(1, 256 // triton.next_power_of_2(rotary_dim // 2))
+    heads = num_heads + num_kv_heads
+    programs = num_tokens * heads // rows  # of one head a row
+    if programs < 1024:
+        return Tile(rows, heads=1)
+    if programs < (8192 if mrope_interleaved else 16384):
+        return Tile(rows, heads=2)
+    # Of the numbers that keep all loads of a lane in registers the first that leaves no row half empty.
+    return Tile(rows, heads=next((n for n in (4, 5, 3, 2) if heads % n == 0), 4))
+
+
+NUM_WARPS = 1
+"""Many small programs hide latency better than few large ones."""
 
 
 def meta_parameters(
@@ -219,10 +254,10 @@ def meta_parameters(
         "SECTION_H": section_h,
         "SECTION_W": section_w,
         "COPY_REST": rest > 0 and not in_place,
-        "BLOCK_TOKENS": tile.block_tokens,
-        "BLOCK_HEADS": tile.block_heads,
         "BLOCK_HALF": triton.next_power_of_2(rotary_dim // 2),
         "BLOCK_REST": triton.next_power_of_2(max(rest, 1)),
+        "ROWS": tile.rows,
+        "HEADS": tile.heads,
     }
 
 
@@ -256,9 +291,9 @@ def rope(
     if not num_tokens or not num_heads + num_kv_heads:
         return
     mrope = mrope_section if positions.dim() == 2 else None
-    tile = choose_tile(num_tokens, num_heads, num_kv_heads, cos_sin_cache.shape[1])
-    head_blocks = triton.cdiv(num_heads, tile.block_heads) + triton.cdiv(num_kv_heads, tile.block_heads)
-    grid = (triton.cdiv(num_tokens, tile.block_tokens) * head_blocks,)
+    tile = choose_tile(num_tokens, num_heads, num_kv_heads, cos_sin_cache.shape[1], mrope_interleaved)
+    rows_per_token = triton.cdiv(num_heads + num_kv_heads, tile.heads)
+    grid = (triton.cdiv(num_tokens * rows_per_token, tile.rows),)
     with torch.cuda.device_of(query):
         rope_kernel[grid](
             positions,
@@ -285,5 +320,5 @@ def rope(
                 mrope_interleaved=mrope_interleaved,
                 in_place=in_place,
             ),
-            num_warps=tile.num_warps,
+            num_warps=NUM_WARPS,
         )
