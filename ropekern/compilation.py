@@ -70,6 +70,7 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
         mrope_section=case.mrope_section,
         mrope_interleaved=case.mrope_interleaved,
         in_place=case.in_place,
+        pdl=target >= 90,
     )
     kernel = backend.rope_kernel
     pointer = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}

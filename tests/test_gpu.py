@@ -15,7 +15,7 @@ from benchmarks import providers
 from benchmarks.check import check
 from benchmarks.presets import PRESETS, shard
 from benchmarks.workload import Workload
-from ropekern import BACKENDS, UnsupportedError, apply_rope, apply_rope_, get_rope
+from ropekern import BACKENDS, UnsupportedError, apply_rope, apply_rope_, get_rope, knobs
 from tests.cases import CASES, CHUNKED, INTERLEAVED, Call, Case, assert_rotated, assert_same_bits
 
 pytestmark = pytest.mark.gpu
@@ -197,6 +197,76 @@ def test_current_stream(rope, backend):
     assert not side.query(), "the race was over before it began"
     side.synchronize()
     call.assert_in_place(TOLERANCES)
+
+
+@pytest.fixture
+def pdl():
+    """Programmatic dependent launch is on, and this GPU has it."""
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("programmatic dependent launch needs a Hopper GPU")
+    assert knobs.programmatic_dependent_launch
+
+
+@pytest.mark.usefixtures("pdl")
+@pytest.mark.parametrize("in_graph", [False, True], ids=["stream", "graph"])
+@pytest.mark.parametrize("late", ["positions", "query", "key", "table"])
+@pytest.mark.parametrize("num_tokens", [33, 2048], ids=["few tokens", "many tokens"])
+def test_pdl_waits_for_its_predecessor(num_tokens, late, in_graph):
+    """Nothing that the kernel before writes is read before that kernel ends, though it lets this one start at once."""
+    from tests.late_writer import late_copy_
+
+    call = Call(Case("", num_tokens, head_size=128, rope=CHUNKED), "cuda")
+    target = dict(zip(("positions", "query", "key", "table"), call.arguments, strict=True))[late]
+    right, query, key = target.clone(), call.query.clone(), call.key.clone()
+    staging = torch.zeros_like(right)
+
+    def predecessor_and_call():
+        late_copy_(staging, right)
+        arguments = {"positions": call.positions, "query": query, "key": key, "table": call.table, late: staging}
+        apply_rope_(*arguments.values(), **call.keywords, backend="triton")
+        return arguments["query"], arguments["key"]
+
+    predecessor_and_call()  # compiled
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        predecessor_and_call()
+    for _ in range(3):
+        query.copy_(call.query)
+        key.copy_(call.key)
+        staging.zero_()
+        torch.cuda.synchronize()
+        if in_graph:
+            graph.replay()
+        else:
+            predecessor_and_call()
+        torch.cuda.synchronize()
+        call.assert_rotated(TOLERANCES, staging if late == "query" else query, staging if late == "key" else key)
+
+
+@pytest.mark.usefixtures("pdl")
+@pytest.mark.parametrize("in_graph", [False, True], ids=["stream", "graph"])
+@pytest.mark.parametrize("num_tokens", [1, 33, 2048])
+def test_pdl_chain(num_tokens, in_graph, monkeypatch):
+    """Calls on one buffer, each on what the last one left: the same bits as without any overlap."""
+    case = Case("", num_tokens, heads=(32, 8), head_size=128, rope=CHUNKED, dtype=torch.bfloat16)
+    chained, alone = Call(case, "cuda"), Call(case, "cuda")
+
+    def chain():
+        for _ in range(50):
+            apply_rope_(*chained.arguments, **chained.keywords, backend="triton")
+
+    if in_graph:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            chain()
+        graph.replay()
+    else:
+        chain()
+    monkeypatch.setattr(knobs, "programmatic_dependent_launch", False)
+    for _ in range(50):
+        apply_rope_(*alone.arguments, **alone.keywords, backend="triton")
+        torch.cuda.synchronize()
+    assert_same_bits((chained.query, alone.query), (chained.key, alone.key))
 
 
 @pytest.mark.parametrize("position", [-1, 1024, 2**32], ids=["negative", "one past", "zero in 32 bits"])

@@ -17,16 +17,17 @@ ROOT = Path(__file__).parents[1]
 # frequencies <- cache <- backends <- ops <- rotary <- __init__; errors is a leaf, compilation stands beside ops
 MAY_IMPORT = {
     "errors": set(),
+    "knobs": set(),
     "frequencies": set(),
     "cache": {"frequencies"},
     "backends": set(),
     "backends.native": {"cache", "errors"},
-    "backends.triton": {"errors"},
+    "backends.triton": {"errors", "knobs"},
     "backends.flashinfer": {"cache", "errors"},
     "ops": {"cache", "errors", "backends.native", "backends.triton", "backends.flashinfer"},
     "compilation": {"backends.triton", "errors"},
     "rotary": {"cache", "ops"},
-    "": {"cache", "compilation", "errors", "ops", "rotary"},
+    "": {"cache", "compilation", "errors", "knobs", "ops", "rotary"},
 }
 STAND_ALONE = ("gpu", "presets", "statistics", "timing")  # modules of benchmarks that import nothing of ours
 DOOR = "subject"  # the one module of benchmarks that reaches ropekern

@@ -133,6 +133,7 @@ def test_grid_has_one_dimension(monkeypatch):
     ((grid, constants),) = grids
     (programs,) = grid
     assert constants.HEADS * constants.ROWS * programs >= num_tokens * (7 + 3)
+    assert constants.PDL is False
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,9 @@ rows = []
 for name, case in json.load(sys.stdin):
     for target in case.pop("targets"):
         compiled = compile_kernel(KernelCase(num_heads=32, num_kv_heads=8, **case), target)
+        ptx = compiled.asm["ptx"]
         row = dataclasses.asdict(MachineCode.of(compiled)) | {"num_warps": compiled.metadata.num_warps}
+        row |= {"wait": ptx.find("griddepcontrol.wait"), "load": ptx.find("ld.global"), "store": ptx.find("st.global")}
         rows.append(((name, case["num_tokens"], target), row))
 json.dump(rows, sys.stdout)
 """
@@ -180,6 +183,16 @@ def test_machine_code_follows_the_launch(machine_code):
     few, many = machine_code["neox", FEW, 90], machine_code["neox", MANY, 90]
     assert few["num_warps"] == many["num_warps"] == backend.NUM_WARPS
     assert few["registers"] < many["registers"]
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_nothing_is_read_before_the_wait(name, machine_code):
+    """Programmatic dependent launch, in the machine code of GPUs that have it; older ones do without."""
+    for num_tokens in (FEW, SOME, MANY):
+        assert machine_code[name, num_tokens, 80]["wait"] == -1
+        for target in (90, 100):
+            row = machine_code[name, num_tokens, target]
+            assert 0 < row["wait"] < row["load"] < row["store"]
 
 
 def test_narrow_accesses_are_counted(machine_code):

@@ -8,12 +8,15 @@ Arithmetic is float32 whatever the tensors hold; offsets are 64-bit.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from ropekern import knobs
 from ropekern.errors import UnsupportedError
 
 
@@ -119,6 +122,16 @@ def store_pairs(
         tl.store(p_y[:, None] + o_c, b_y, mask=m_x[:, None] & (o_c < ROTARY_DIM))
 
 
+@triton.jit
+def prefetch(pointers):
+    """Ask for the lines of these addresses in the L2 cache, where every multiprocessor sees one and the same memory:
+    what a predecessor still writes to them is seen by the load that comes later.
+    """
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; // $0", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
 @triton.jit(do_not_specialize=["num_tokens", "max_position", "positions_stride_axis"])
 def rope_kernel(
     # tensors
@@ -157,6 +170,7 @@ def rope_kernel(
     BLOCK_REST: tl.constexpr,
     ROWS: tl.constexpr,
     HEADS: tl.constexpr,
+    PDL: tl.constexpr,  # programmatic dependent launch
 ):
     NUM_HEADS: tl.constexpr = NUM_Q_HEADS + NUM_K_HEADS
     ROWS_PER_TOKEN: tl.constexpr = (NUM_HEADS + HEADS - 1) // HEADS
@@ -164,6 +178,24 @@ def rope_kernel(
     o_t = tl.program_id(0) // ROWS_PER_TOKEN * ROWS + o_r // ROWS_PER_TOKEN
     o_h = o_r % ROWS_PER_TOKEN * HEADS
     m_t = o_t < num_tokens
+
+    if PDL:
+        # Nothing is read before the wait, since predecessors may still write it. Dependents wait in the same way, so
+        # they may start at once.
+        if (
+            HEADS == 1 or ROTARY_DIM * q.dtype.element_ty.primitive_bitwidth >= 1024
+        ):  # less than a line: loads are as good
+            p_x = head_pointer(
+                q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h, NUM_Q_HEADS
+            )
+            prefetch(tl.where(m_t, p_x, q))
+            prefetch(tl.where(m_t, p_x + ROTARY_DIM // 2, q))
+        prefetch(tl.where(m_t, positions + o_t, positions))
+        if MROPE:
+            prefetch(tl.where(m_t, positions + positions_stride_axis + o_t, positions))
+            prefetch(tl.where(m_t, positions + 2 * positions_stride_axis + o_t, positions))
+        gdc_wait()
+        gdc_launch_dependents()
 
     pairs = ()
     for i in tl.static_range(HEADS):
@@ -227,6 +259,12 @@ NUM_WARPS = 1
 """Many small programs hide latency better than few large ones."""
 
 
+@cache
+def supports_pdl(device: torch.device) -> bool:
+    """Whether a device has programmatic dependent launch: NVIDIA GPUs since Hopper. Triton's interpreter has not."""
+    return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device)[0] >= 9
+
+
 def meta_parameters(
     tile: Tile,
     *,
@@ -238,6 +276,7 @@ def meta_parameters(
     mrope_section: tuple[int, int, int] | None,
     mrope_interleaved: bool,
     in_place: bool,
+    pdl: bool,
 ) -> dict[str, Any]:
     """The constexpr arguments of rope_kernel: shared by the launch and by ropekern.compile_kernel."""
     section_t, section_h, section_w = mrope_section or (0, 0, 0)
@@ -258,6 +297,7 @@ def meta_parameters(
         "BLOCK_REST": triton.next_power_of_2(max(rest, 1)),
         "ROWS": tile.rows,
         "HEADS": tile.heads,
+        "PDL": pdl,
     }
 
 
@@ -294,6 +334,7 @@ def rope(
     tile = choose_tile(num_tokens, num_heads, num_kv_heads, cos_sin_cache.shape[1], mrope_interleaved)
     rows_per_token = triton.cdiv(num_heads + num_kv_heads, tile.heads)
     grid = (triton.cdiv(num_tokens * rows_per_token, tile.rows),)
+    pdl = knobs.programmatic_dependent_launch and supports_pdl(query.device) and not triton.knobs.runtime.interpret
     with torch.cuda.device_of(query):
         rope_kernel[grid](
             positions,
@@ -319,6 +360,8 @@ def rope(
                 mrope_section=mrope,
                 mrope_interleaved=mrope_interleaved,
                 in_place=in_place,
+                pdl=pdl,
             ),
             num_warps=NUM_WARPS,
+            **({"launch_pdl": True} if pdl else {}),  # an AMD launch knows no such option
         )
