@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.workload import Inputs, Workload, make_inputs
+from benchmarks.workload import Call, MakeCall, Workload, make_inputs
 
 # dtype -> (atol, rtol): one unit in the last place of the result, and float32 arithmetic below it
 TOLERANCES = {
@@ -104,11 +104,11 @@ def compare(name: str, workload: Workload, positions: torch.Tensor, before: torc
 
 def check(
     name: str,
-    make_call: Callable[[Workload, Inputs], Callable[[], None]],
+    make_call: MakeCall,
     workload: Workload,
     device: torch.device | str,
 ) -> None:
-    """Run an in-place provider once on inputs of its own and compare query and key with the oracle.
+    """Run a provider once on inputs of its own and compare query and key, in place or returned, with the oracle.
 
     Raises:
         CheckError: they differ.
@@ -116,17 +116,18 @@ def check(
     """
     (inputs,) = make_inputs(workload, 1, device, _SEED)
     query, key = inputs.query.clone(), inputs.key.clone()
-    make_call(workload, inputs)()
-    compare(f"{name} query", workload, inputs.positions, query, inputs.query)
-    compare(f"{name} key", workload, inputs.positions, key, inputs.key)
+    result = make_call(workload, inputs)()
+    rotated = result if isinstance(result, tuple) else (inputs.query, inputs.key)
+    for which, before, after in zip(("query", "key"), (query, key), rotated, strict=True):
+        compare(f"{name} {which}", workload, inputs.positions, before, after)
 
 
 def checked_calls(
     name: str,
-    make_call: Callable[[Workload, Inputs], Callable[[], None]],
+    make_call: MakeCall,
     workload: Workload,
     device: torch.device | str,
-) -> Callable[[int], list[Callable[[], None]]]:
+) -> Callable[[int], list[Call]]:
     """Check a provider; then a function that gives as many of its calls as asked, each on inputs of its own.
 
     What a clock is given comes from here: nothing else is timed. Raises as `check`.

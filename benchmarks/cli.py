@@ -21,11 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     performance = commands.add_parser("performance", help="GPU time of every provider on the shapes others publish")
     performance.add_argument("--provider", nargs="+", help="providers to measure; default: all that are known")
     performance.add_argument("--num-tokens", type=int, default=131072, help="the largest token count to measure")
+    performance.add_argument("--no-grids", action="store_true", help="leave out vLLM's two grids, most of the time")
     performance.add_argument("--output-csv", type=Path, default=Path("performance.csv"))
+    page = commands.add_parser("page", help="write a performance run as a Markdown page with two pictures")
+    page.add_argument("csv", type=Path, help="what performance wrote")
+    page.add_argument("page", type=Path, help="page to write, .md; the pictures lie beside it")
     options = parser.parse_args(arguments)
     try:
         if options.command == "performance":
-            return _performance(options.provider, options.num_tokens, options.output_csv)
+            return _performance(options.provider, options.num_tokens, options.output_csv, grids=not options.no_grids)
+        if options.command == "page":
+            return _page(options.csv, options.page)
         if options.command == "env":
             return _env()
         if options.command == "plot":
@@ -69,7 +75,7 @@ def _plot(result: Path, picture: Path, title: str) -> int:
     return 0
 
 
-def _performance(names: list[str] | None, largest: int, output_csv: Path) -> int:
+def _performance(names: list[str] | None, largest: int, output_csv: Path, *, grids: bool) -> int:
     from benchmarks import gpu
     from benchmarks.providers import PROVIDERS
 
@@ -78,15 +84,40 @@ def _performance(names: list[str] | None, largest: int, output_csv: Path) -> int
         raise ValueError(f"--provider must be among {', '.join(PROVIDERS)}, got {', '.join(sorted(unknown))}")
     if reason := gpu.reason_absent():
         raise ValueError(f"performance measures GPU time and needs a GPU: {reason}")
-    from benchmarks import performance, timing
+    from itertools import chain
 
-    measured = performance.measure(timing.CudaDevice(), "cuda", names, performance.TABLES, largest)
+    from benchmarks import performance, performance_page, shapes, timing
+
+    device, machine = timing.CudaDevice(), performance.machine()
+    runs = [performance.measure(device, "cuda", names, shapes.TABLES, largest=largest, machine=machine)]
+    if grids:
+        rivals = [name for name in names if name in shapes.GRID_PROVIDERS]
+        everything = {title: cells for grid in shapes.GRIDS.values() for title, cells in grid.items()}
+        runs.append(
+            performance.measure(
+                device, "cuda", rivals, everything, largest=largest, machine=machine, with_roofline=False
+            )
+        )
     rows = []
-    for row in performance.save(measured, output_csv):
+    for row in performance.save(chain(*runs), output_csv):
         rows.append(row)
-        result = row.status if row.us is None else f"{row.us:.2f} us, {row.share_of_roofline:.0%} of the roofline"
+        share = "" if row.share_of_roofline is None else f", {row.share_of_roofline:.0%} of the roofline"
+        result = row.status if row.us is None else f"{row.us:.2f} us{share}"
         print(f"{row.table}, {row.num_tokens} tokens, {row.provider}: {result}", flush=True)
-    print(performance.markdown(rows, names))
-    print("\n".join(f"{name}: {PROVIDERS[name].note}" for name in names if PROVIDERS[name].note))
+    print(performance_page.page(rows))
     print(output_csv)
+    return 0
+
+
+def _page(csv: Path, page: Path) -> int:
+    from benchmarks import performance, performance_page, report
+
+    rows = performance.load(csv)
+    pictures = {f"{page.stem}-latency.png": False, f"{page.stem}-roofline.png": True}
+    for name, share in pictures.items():
+        report.plot_performance(rows, page.with_name(name), share=share)
+    title = rows[0].machine.partition(",")[0] if rows else "no rows"
+    text = f"# Performance on one {title}\n\nWritten by `python -m benchmarks page` from [{csv.name}]({csv.name}).\n\n"
+    page.write_text(text + performance_page.page(rows, list(pictures)), encoding="utf-8")
+    print(page)
     return 0

@@ -15,7 +15,7 @@ from benchmarks.workload import Workload
 def versions() -> dict[str, str]:
     """Name -> version of what decides the numbers; "absent" for what is not installed."""
     found = {"python": platform.python_version()}
-    for name in ("ropekern", "torch", "triton", "flashinfer-python", "asv", "asv_runner"):
+    for name in ("ropekern", "torch", "triton", "flashinfer-python", "liger-kernel", "asv", "asv_runner"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -1,13 +1,25 @@
 """Plots of stored results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.performance import Row as PerformanceRow
 from benchmarks.results import Row
 
 # Colours that colour-blind people tell apart (Okabe and Ito), and a mark each for print.
-_STYLES = {"native": ("#E69F00", "s"), "triton": ("#0072B2", "o"), "flashinfer": ("#009E73", "^")}
+_STYLES = {
+    "native": ("#E69F00", "s"),
+    "triton": ("#0072B2", "o"),
+    "triton alone": ("#56B4E9", "."),
+    "flashinfer": ("#009E73", "^"),
+    "torch.compile": ("#D55E00", "v"),
+    "vllm-like": ("#CC79A7", "D"),
+    "liger": ("#000000", "x"),
+}
+
+_Panels = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""Title -> provider -> (tokens, value) points."""
 
 
 def plot_latency(rows: Mapping[Row, float], title: str, path: Path) -> None:
@@ -21,11 +33,6 @@ def plot_latency(rows: Mapping[Row, float], title: str, path: Path) -> None:
     Raises:
         ValueError: there is no such row.
     """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row, seconds in rows.items():
         if row.benchmark in {"bench_rope.Rope", "bench_mrope.Mrope"}:
@@ -35,31 +42,67 @@ def plot_latency(rows: Mapping[Row, float], title: str, path: Path) -> None:
             )
     if not panels:
         raise ValueError("there is no row of GPU time to plot")
+    _plot(dict(sorted(panels.items())), title, "GPU time of a call, us", path, log_values=True)
+
+
+def plot_performance(rows: Sequence[PerformanceRow], path: Path, *, share: bool = False) -> None:
+    """A panel for each table of a performance run, a line for each provider, over tokens.
+
+    Args:
+        rows: of one run; those without a share of the roofline (the grids) are left out.
+        path: of the picture; its suffix chooses the format.
+        share: draw shares of the roofline, else GPU times.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for row in rows:
+        if row.us is not None and row.share_of_roofline is not None:
+            value = row.share_of_roofline if share else row.us
+            panels.setdefault(row.table, {}).setdefault(row.provider, []).append((row.num_tokens, value))
+    if not panels:
+        raise ValueError("there is no row with a share of the roofline to plot")
+    label = "share of the roofline" if share else "GPU time of a call, us"
+    _plot(panels, rows[0].machine.partition(",")[0] + ", cold L2 cache", label, path, log_values=not share)
+
+
+def _plot(panels: _Panels, title: str, label: str, path: Path, *, log_values: bool) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(4 * columns, 3.2 * lines), sharex=True, sharey=True, squeeze=False
+        lines, columns, figsize=(4.2 * columns, 3.2 * lines), sharex=True, sharey=True, squeeze=False
     )
-    for axis, (name, providers) in zip(axes.flat, sorted(panels.items()), strict=False):
+    for axis, (name, providers) in zip(axes.flat, panels.items(), strict=False):
         _draw(axis, name, providers)
+        if log_values:
+            axis.set_yscale("log")
+        else:
+            axis.set_ylim(bottom=0)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[-1]:
         axis.set_xlabel("tokens")
     for axis in axes[:, 0]:
-        axis.set_ylabel("GPU time of a call, us")
-    axes[0, 0].legend(frameon=False)
+        axis.set_ylabel(label)
+    handles = {text: line for axis in axes.flat for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    names = [name for name in _STYLES if name in handles]
+    axes[0, 0].legend([handles[name] for name in names], names, frameon=False, fontsize=8)
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _draw(axis: Any, name: str, providers: Mapping[str, list[tuple[int, float]]]) -> None:
+def _draw(axis: Any, name: str, providers: Mapping[str, Sequence[tuple[int, float]]]) -> None:
     for provider, (colour, marker) in _STYLES.items():
         if points := sorted(providers.get(provider, [])):
             axis.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=provider)
-    axis.set_title(name, fontsize=10)
+    axis.set_title(name, fontsize=9)
     axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
     axis.grid(visible=True, which="major", alpha=0.3)

@@ -10,15 +10,13 @@ from functools import lru_cache
 import torch
 
 from benchmarks import subject
-from benchmarks.workload import Inputs, Workload
+from benchmarks.workload import Call, Inputs, Workload
 
 try:
     import triton
     import triton.language as tl
 except ImportError:  # asv imports this module in environments that have torch and numpy alone
     triton = None
-
-Call = subject.Call
 
 
 def torch_compile(workload: Workload, inputs: Inputs) -> Call:
@@ -86,12 +84,15 @@ def liger(workload: Workload, inputs: Inputs) -> Call:
     table = subject.cos_sin_cache(workload, inputs.query.device)
     cos, sin = (torch.cat((half, half), dim=-1) for half in table[inputs.positions].chunk(2, dim=-1))
     query, key = inputs.query.unsqueeze(0).transpose(1, 2), inputs.key.unsqueeze(0).transpose(1, 2)
-    if workload.mrope_section is None:
-        cos, sin = cos.unsqueeze(0), sin.unsqueeze(0)
-        return lambda: LigerRopeFunction.apply(query, key, cos, sin)
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    section = list(workload.mrope_section)
-    return lambda: LigerQwen2VLMRopeFunction.apply(query, key, cos, sin, section)
+    section = workload.mrope_section
+
+    def call() -> None:
+        if section is None:
+            LigerRopeFunction.apply(query, key, cos.unsqueeze(0), sin.unsqueeze(0))
+        else:
+            LigerQwen2VLMRopeFunction.apply(query, key, cos.unsqueeze(1), sin.unsqueeze(1), list(section))
+
+    return call
 
 
 if triton is not None:

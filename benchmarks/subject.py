@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.workload import Inputs, Workload
+from benchmarks.workload import Call, Inputs, Workload
 
-Call = Callable[[], None]
 Apply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
@@ -49,14 +48,17 @@ def bind(backend: str, workload: Workload) -> Apply:
     """A function of positions, query, key and table that rotates in place with one backend of the package."""
     import ropekern
 
-    apply = ropekern.apply_rope_
-    keywords: dict[str, Any] = {
+    apply, keywords = ropekern.apply_rope_, _keywords(backend, workload)
+    return lambda positions, query, key, table: apply(positions, query, key, table, **keywords)
+
+
+def _keywords(backend: str, workload: Workload) -> dict[str, Any]:
+    return {
         "is_neox_style": workload.is_neox_style,
         "mrope_section": workload.mrope_section,
         "mrope_interleaved": workload.mrope_interleaved,
         "backend": backend,
     }
-    return lambda positions, query, key, table: apply(positions, query, key, table, **keywords)
 
 
 def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Call:
@@ -64,6 +66,45 @@ def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Call:
     apply, table = bind(backend, workload), cos_sin_cache(workload, inputs.query.device)
     positions, query, key = inputs.positions, inputs.query, inputs.key
     return lambda: apply(positions, query, key, table)
+
+
+def apply_out_of_place(backend: str, workload: Workload, inputs: Inputs) -> Call:
+    """A call that rotates inputs into new tensors with one backend of the package, and keeps them until its next run:
+    so the calls of a graph do not write to one and the same memory.
+    """
+    import ropekern
+
+    table = cos_sin_cache(workload, inputs.query.device)
+    keywords = _keywords(backend, workload)
+    positions, query, key = inputs.positions, inputs.query, inputs.key
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def call() -> tuple[torch.Tensor, torch.Tensor]:
+        query_out, key_out = ropekern.apply_rope(positions, query, key, table, **keywords)
+        assert key_out is not None
+        kept[:] = [(query_out, key_out)]
+        return kept[0]
+
+    return call
+
+
+def without_overlap(call: Call) -> Call:
+    """The call with programmatic dependent launch turned off, where the commit has it."""
+    import ropekern
+
+    knobs = getattr(ropekern, "knobs", None)
+    if knobs is None:
+        return call
+
+    def alone() -> tuple[torch.Tensor, torch.Tensor] | None:
+        before = knobs.programmatic_dependent_launch
+        knobs.programmatic_dependent_launch = False
+        try:
+            return call()
+        finally:
+            knobs.programmatic_dependent_launch = before
+
+    return alone
 
 
 def compile_kernel(workload: Workload, target: int) -> Any | None:

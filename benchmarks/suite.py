@@ -13,8 +13,8 @@ from benchmarks import gpu
 from benchmarks.presets import Shard, shard
 
 if TYPE_CHECKING:
-    from benchmarks.timing import Call, Device, Sampler
-    from benchmarks.workload import Workload
+    from benchmarks.timing import Device, Sampler
+    from benchmarks.workload import Call, Workload
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -115,6 +115,13 @@ def device_sampler(provider: str, label: str, num_tokens: int) -> "Sampler":
     workload, device = _workload(label, num_tokens), _device()
     make_calls = _checked(provider, workload, "cuda")
     return timing.prepare_device(make_calls, workload.buffer_bytes, device)
+
+
+def floor_sampler(label: str, num_tokens: int) -> "Sampler":
+    """GPU seconds that the bytes of a call take an in-place elementwise kernel, cold L2 cache."""
+    from benchmarks import roofline
+
+    return roofline.floor_sampler(_workload(label, num_tokens), _device(), "cuda")
 
 
 @cache

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-Call = Callable[[], None]
+Call = Callable[[], object]
 Sampler = Callable[[], float]
 
 SAMPLE_SECONDS = 2e-3

@@ -1,6 +1,6 @@
 """A workload: the sizes of one call, the inputs it is measured on, and the bytes it must move."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +87,12 @@ class Inputs:
     positions: torch.Tensor
     query: torch.Tensor
     key: torch.Tensor
+
+
+Call = Callable[[], tuple[torch.Tensor, torch.Tensor] | None]
+"""Rotates its inputs in place and returns None, or leaves them as they are and returns new query and key."""
+
+MakeCall = Callable[[Workload, Inputs], Call]
 
 
 def make_inputs(workload: Workload, count: int, device: torch.device | str, seed: int = 0) -> list[Inputs]:

@@ -1,13 +1,14 @@
 """The performance tables on a fake device: who is absent or wrong gets a reason, never a number."""
 
-import csv
 import time
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import performance, providers
+from benchmarks import performance, performance_page, providers, shapes, subject
 from benchmarks.cli import main
 from benchmarks.performance import Row
+from benchmarks.workload import Workload
 
 
 class WallClock:
@@ -27,23 +28,37 @@ class WallClock:
         return time.perf_counter() - start
 
 
+PLAIN = Workload(1, 4, 1, 16, 8, {"rope_theta": 1e4}, table_rows=64)
+SHAPES = {"partial": (PLAIN, (1, 16, 64)), "the same": (PLAIN, (16,)), "full": (replace(PLAIN, rotary_dim=16), (1,))}
+
+
 def test_rows(monkeypatch, tmp_path):
+    calls = []
+
     def broken(workload, inputs):
         return inputs.query.neg_
 
     def absent(workload, inputs):
         raise NotImplementedError("not here,\nand not now")
 
+    def counted(workload, inputs):
+        calls.append(workload)
+        return subject.apply_in_place("native", workload, inputs)
+
     monkeypatch.setitem(providers.PROVIDERS, "broken", providers.Provider(broken))
     monkeypatch.setitem(providers.PROVIDERS, "absent", providers.Provider(absent))
-    tables = [title for title in performance.TABLES if "8 / 1" in title]
+    monkeypatch.setitem(providers.PROVIDERS, "native", providers.Provider(counted))
     path = tmp_path / "rows.csv"
-    measured = performance.measure(WallClock(), "cpu", ["native", "broken", "absent"], tables, largest=16)
+    names = ["native", "broken", "absent"]
+    measured = performance.measure(WallClock(), "cpu", names, SHAPES, largest=16, machine="a machine")
     rows = list(performance.save(measured, path))
-    assert [(row.num_tokens, row.provider) for row in rows] == [
-        (n, name) for n in (1, 16) for name in ("native", "broken", "absent")
+    assert [(row.table, row.num_tokens, row.provider) for row in rows] == [
+        (table, n, name)
+        for table, n in (("partial", 1), ("partial", 16), ("the same", 16), ("full", 1))
+        for name in names
     ]
     for row in rows:
+        assert row.machine == "a machine"
         if row.provider == "native":
             assert row.status == "ok"
             assert row.us_min <= row.us <= row.us_max
@@ -52,40 +67,95 @@ def test_rows(monkeypatch, tmp_path):
             assert row.us is None
     assert rows[1].status.startswith("CheckError: broken query differs from the float64 oracle")
     assert rows[2].status == "NotImplementedError: not here, and not now"
-    with path.open(newline="") as file:
-        assert [row["status"] for row in csv.DictReader(file)] == [row.status for row in rows]
+    assert replace(rows[6], table="partial") == rows[3], "what is equal is measured once"
+    assert rows[0].traffic_mb == pytest.approx((2 * 5 * 8 * 2 + 8 * 4 + 8) / 1e6)
+    assert performance.load(path) == rows
+
+
+def test_other_columns_are_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"rows\.csv must have the columns table, num_tokens, .* got \['a', 'b'\]"):
+        performance.load(path)
+
+
+def row(table, num_tokens, provider, us, share=None, traffic=1.0):
+    return Row(table, num_tokens, provider, us, us, us, traffic, share, "ok" if us else "absent", "One GPU, torch 2")
 
 
 def test_rows_are_written_as_they_come(tmp_path):
     def rows():
-        yield Row("t", 1, "native", 1.0, 1.0, 1.0, 0.5, "ok")
+        yield row("t", 1, "native", 1.0, 0.5)
         raise KeyboardInterrupt
 
     path = tmp_path / "rows.csv"
     with pytest.raises(KeyboardInterrupt):
         list(performance.save(rows(), path))
-    assert path.read_text().splitlines()[1] == "t,1,native,1.0,1.0,1.0,0.5,ok"
+    assert path.read_text().splitlines()[1] == 't,1,native,1.0,1.0,1.0,1.0,0.5,ok,"One GPU, torch 2"'
 
 
-def test_markdown_marks_the_fastest():
-    rows = [
-        Row("t", 1, "a", 2.5, 2.5, 2.5, 0.1, "ok"),
-        Row("t", 1, "b", 2.25, 2.2, 2.3, 0.1, "ok"),
-        Row("t", 8, "a", 123.4, 120.0, 130.0, 0.9, "ok"),
-        Row("t", 8, "b", None, None, None, None, "absent"),
-    ]
-    assert performance.markdown(rows, ["a", "b"]).splitlines() == [
-        "**t**, us",
-        "",
-        "| tokens | a | b |",
-        "| --- | --- | --- |",
-        "| 1 | 2.50 | **2.25** |",
-        "| 8 | **123** | - |",
-    ]
+def test_seed_grids():
+    """vLLM's grids: 16 shards x 18 token counts; 4 batches x 4 sequences x 2 numbers of heads, in two pairings."""
+    assert sum(len(counts) for _, counts in shapes.MROPE_GRID.values()) == 288
+    assert len(shapes.MROPE_GRID) == 16
+    assert sum(len(counts) for _, counts in shapes.ROPE_GRID.values()) == 64
+    for group in (shapes.TABLES, *shapes.GRIDS.values()):
+        for workload, counts in group.values():
+            assert workload.num_tokens == 1
+            assert list(counts) == sorted(counts)
+    assert set(shapes.GRID_PROVIDERS) <= providers.PROVIDERS.keys()
+
+
+PAGE = [
+    row(shapes.NEOX, 1024, "triton", 8.0, 0.75),
+    row(shapes.NEOX, 1024, "triton alone", 10.0, 0.6),
+    row(shapes.NEOX, 1024, "triton out of place", 8.4, 0.7),
+    row(shapes.NEOX, 1024, "flashinfer", 16.0, 0.3),
+    row(shapes.NEOX, 8192, "triton", 123.4, 0.98, traffic=170.0),
+    row(shapes.NEOX, 8192, "flashinfer", None),
+    row(shapes.GPTJ, 1024, "triton", 8.2, 0.75),
+    row("benchmark_rope: 32 heads, NeoX", 256, "triton", 1.0),
+    row("benchmark_rope: 32 heads, NeoX", 256, "flashinfer", 4.0),
+    row("benchmark_rope: 32 heads, NeoX", 512, "triton", 2.0),
+    row("benchmark_rope: 32 heads, NeoX", 512, "flashinfer", 1.0),
+]
+
+
+def test_page():
+    page = performance_page.page(PAGE, ["picture.png"])
+    for line in (
+        "Measured on: One GPU, torch 2.",
+        "![picture.png](picture.png)",
+        "| tokens | triton | triton alone | triton out of place | flashinfer | roofline, triton "
+        "| roofline, triton alone |",
+        "| 1024 | **8.00** | 10.00 | 8.40 | 16.00 | 75.0% | 60.0% |",
+        "| 8192 | **123** | - | - | - | 98.0% | - |",
+        f"- no number of flashinfer ({shapes.NEOX}): absent",
+        # 256 = 1 x 256 = 4 x 64, 512 = 1 x 512 = 4 x 128: as often in the grid as there are such products
+        "| benchmark_rope.py's grid | triton | flashinfer | 4 | 1.41 | 0.50 "
+        "| benchmark_rope: 32 heads, NeoX, 512 tokens | 2 |",
+        f"| tables | triton | flashinfer | 1 | 2.00 | 2.00 | {shapes.NEOX}, 1024 tokens | 0 |",
+        f"| {shapes.NEOX} | 98.0% at 8192 tokens | - |",
+        "| GPT-J over NeoX | triton | 1.025 | - | - | - |",
+        "| out of place over in place | triton | 1.050 | - | - | - |",
+    ):
+        assert line in page.splitlines(), line
+
+
+def test_page_command(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    csv, page = tmp_path / "rows.csv", tmp_path / "gpu.md"
+    list(performance.save(PAGE, csv))
+    assert main(["page", str(csv), str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.read_text().startswith("# Performance on one One GPU\n\nWritten by `python -m benchmarks page` from")
+    for name in ("gpu-latency.png", "gpu-roofline.png"):
+        assert f"]({name})" in page.read_text()
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_bad_flags(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["performance", "--provider", "native", "tritn"]) == 2
-    assert "--provider must be among native, triton" in capsys.readouterr().err
+    assert "--provider must be among triton, triton alone" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -25,6 +25,8 @@ DISCOVERED = {
     "bench_mrope.Mrope.time_triton": (4, 5),
     "bench_relative.RelativeToNative.track_flashinfer": (6, 5),
     "bench_relative.RelativeToNative.track_triton": (6, 5),
+    "bench_relative.RelativeToRoofline.track_flashinfer": (6, 5),
+    "bench_relative.RelativeToRoofline.track_triton": (6, 5),
     "bench_rope.Rope.time_flashinfer": (2, 5),
     "bench_rope.Rope.time_native": (2, 5),
     "bench_rope.Rope.time_triton": (2, 5),
@@ -124,23 +126,29 @@ def test_a_commit_without_compile_kernel_is_not_applicable(monkeypatch):
 
 
 def test_relative_rows(monkeypatch):
-    times = {"native": 100e-6, "triton": 10e-6}
+    seconds = {"native": 100e-6, "triton": 10e-6}
 
     def sampler(backend, model, num_tokens):
         if backend == "flashinfer":
             raise NotImplementedError("head_size is 80")
-        return lambda: times[backend]
+        return lambda: seconds[backend]
 
     sampler.cache_clear = lambda: None
     monkeypatch.setattr(bench_relative, "device_sampler", sampler)
-    ratios = bench_relative._measure("m", 1)
-    benchmark = bench_relative.RelativeToNative()
-    benchmark.setup(ratios, "m", 1)
-    assert benchmark.track_triton(ratios, "m", 1) == pytest.approx(0.1)
-    with pytest.raises(RuntimeError, match="head_size is 80"):  # failed, not n/a: the row was expected
-        benchmark.track_flashinfer(ratios, "m", 1)
-    with pytest.raises(NotImplementedError):  # nothing was measured: no GPU
-        benchmark.setup({}, "m", 1)
+    monkeypatch.setattr(bench_relative, "floor_sampler", lambda model, num_tokens: lambda: 8e-6)
+    times = bench_relative._measure("m", 1)
+    for benchmark, ratio in ((bench_relative.RelativeToNative(), 0.1), (bench_relative.RelativeToRoofline(), 1.25)):
+        benchmark.setup(times, "m", 1)
+        assert benchmark.track_triton(times, "m", 1) == pytest.approx(ratio)
+        with pytest.raises(RuntimeError, match="head_size is 80"):  # failed, not n/a: the row was expected
+            benchmark.track_flashinfer(times, "m", 1)
+        with pytest.raises(NotImplementedError):  # nothing was measured: no GPU
+            benchmark.setup({}, "m", 1)
+
+
+def test_relative_rows_are_measured_once_for_both_classes():
+    caches = {getattr(bench_relative, name).setup_cache for name in ("RelativeToNative", "RelativeToRoofline")}
+    assert len(caches) == 1
 
 
 def git(folder: Path, *arguments: str) -> str:
