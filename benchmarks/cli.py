@@ -94,9 +94,7 @@ def _performance(names: list[str] | None, largest: int, output_csv: Path, *, gri
         rivals = [name for name in names if name in shapes.GRID_PROVIDERS]
         everything = {title: cells for grid in shapes.GRIDS.values() for title, cells in grid.items()}
         runs.append(
-            performance.measure(
-                device, "cuda", rivals, everything, largest=largest, machine=machine, with_roofline=False
-            )
+            performance.measure(device, "cuda", rivals, everything, largest=largest, machine=machine, is_grid=True)
         )
     rows = []
     for row in performance.save(chain(*runs), output_csv):

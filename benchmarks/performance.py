@@ -41,7 +41,7 @@ def measure(
     *,
     largest: int,
     machine: str = "",
-    with_roofline: bool = True,
+    is_grid: bool = False,
 ) -> Iterator[Row]:
     """Rows as they are measured. What is equal (shards of two models, the same product of batch and sequence) is
     measured once and stands in every row that it belongs to.
@@ -53,7 +53,7 @@ def measure(
         shapes: title -> workload and token counts.
         largest: token counts above this are left out.
         machine: GPU and versions, for the rows.
-        with_roofline: measure the floor of each shape, too.
+        is_grid: many rows whose ratios matter: no floor, and a quarter of the calls in a sample.
     """
     measured: dict[Workload, list[Row]] = {}
     for table, (shape, counts) in shapes.items():
@@ -63,10 +63,10 @@ def measure(
                 (inputs,) = make_inputs(workload, 1, place)
                 traffic = workload.bytes_moved(inputs.positions) / 1e6
                 del inputs
-                floor = _median_us(roofline.floor_sampler(workload, device, place)) if with_roofline else None
+                floor = _median_us(roofline.floor_sampler(workload, device, place)) if not is_grid else None
                 measured[workload] = []
                 for name in names:
-                    row = _measure_row(table, workload, name, traffic, floor, device, place)
+                    row = _measure_row(table, workload, name, traffic, floor, device, place, is_grid=is_grid)
                     measured[workload].append(replace(row, machine=machine))
                     yield measured[workload][-1]
             else:
@@ -85,10 +85,13 @@ def _measure_row(
     floor: float | None,
     device: timing.Device,
     place: str,
+    *,
+    is_grid: bool,
 ) -> Row:
+    seconds = timing.SAMPLE_SECONDS / 4 if is_grid else timing.SAMPLE_SECONDS
     try:
         make_calls = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)
-        sample = timing.prepare_device(make_calls, workload.buffer_bytes, device)
+        sample = timing.prepare_device(make_calls, workload.buffer_bytes, device, sample_seconds=seconds)
         samples = [sample() * 1e6 for _ in range(SAMPLES)]
     except Exception as error:  # this provider's row says why; the others go on
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -97,7 +97,7 @@ def liger(workload: Workload, inputs: Inputs) -> Call:
 
 if triton is not None:
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["num_tokens"])
     def _one_program_a_token(
         q,  # [num_tokens, NUM_Q_HEADS, HEAD_SIZE]
         k,  # [num_tokens, NUM_K_HEADS, HEAD_SIZE]

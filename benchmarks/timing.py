@@ -55,9 +55,11 @@ class Rotation:
     buffers: int
 
 
-def plan_rotation(call_seconds: float, call_bytes: int, l2_bytes: int, *, cold: bool) -> Rotation:
-    """Calls enough for SAMPLE_SECONDS; cold, over as many buffers as fill the L2 cache twice or one for each call."""
-    calls = max(1, math.ceil(SAMPLE_SECONDS / call_seconds))
+def plan_rotation(
+    call_seconds: float, call_bytes: int, l2_bytes: int, *, cold: bool, sample_seconds: float = SAMPLE_SECONDS
+) -> Rotation:
+    """Calls enough for sample_seconds; cold, over as many buffers as fill the L2 cache twice or one for each call."""
+    calls = max(1, math.ceil(sample_seconds / call_seconds))
     if not cold:
         return Rotation(calls, 1)
     buffers = min(calls, math.ceil(2 * l2_bytes / call_bytes))
@@ -78,7 +80,12 @@ def assert_cold(calls: Sequence[Call], call_bytes: int, l2_bytes: int) -> None:
 
 
 def prepare_device(
-    make_calls: Callable[[int], Sequence[Call]], call_bytes: int, device: Device, *, cold: bool = True
+    make_calls: Callable[[int], Sequence[Call]],
+    call_bytes: int,
+    device: Device,
+    *,
+    cold: bool = True,
+    sample_seconds: float = SAMPLE_SECONDS,
 ) -> Sampler:
     """A sampler of GPU seconds per call, captured and warm.
 
@@ -87,6 +94,7 @@ def prepare_device(
         call_bytes: bytes of a call's buffers.
         device: a CudaDevice, or its stand-in.
         cold: cold L2 cache, else hot.
+        sample_seconds: GPU work aimed at in one replay.
 
     Raises:
         MeasuringError: make_calls does not give calls enough of their own, or the GPU is throttled.
@@ -95,7 +103,7 @@ def prepare_device(
     trial = [first] * 4
     graph = device.capture(trial)
     estimate = min(device.replay(graph, cold=False) for _ in range(3)) / len(trial)
-    rotation = plan_rotation(estimate, call_bytes, device.l2_bytes, cold=cold)
+    rotation = plan_rotation(estimate, call_bytes, device.l2_bytes, cold=cold, sample_seconds=sample_seconds)
     calls = list(make_calls(rotation.buffers)) * (rotation.calls // rotation.buffers)
     if cold:
         assert_cold(calls, call_bytes, device.l2_bytes)

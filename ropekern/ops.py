@@ -5,7 +5,6 @@ from types import ModuleType
 
 import torch
 
-from ropekern.cache import mrope_axes
 from ropekern.errors import UnsupportedError
 
 BACKENDS = ("native", "triton", "flashinfer")
@@ -138,10 +137,11 @@ def check_mrope_section(
 
 
 @cache
-def _interleaved_counts(section: tuple[int, int, int]) -> tuple[int, ...]:
+def _interleaved_counts(section: tuple[int, int, int]) -> tuple[int, int, int]:
     """How many channels read t, h and w where h and w take every third until they have their number."""
-    axes = mrope_axes(section, mrope_interleaved=True, device="cpu").tolist()
-    return tuple(axes.count(axis) for axis in range(3))
+    half = sum(section)
+    h, w = (len(range(axis, min(3 * section[axis], half), 3)) for axis in (1, 2))
+    return half - h - w, h, w
 
 
 def _check(

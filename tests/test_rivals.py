@@ -16,7 +16,9 @@ GLM = Workload.of(shard("zai-org/GLM-4.1V-9B-Thinking", 8), 3, dtype=torch.float
 
 
 @pytest.mark.usefixtures("interpreter")
-@pytest.mark.parametrize("workload", [CHUNKED, INTERLEAVED], ids=["chunked", "interleaved"])
+@pytest.mark.parametrize(
+    "workload", [CHUNKED, INTERLEAVED, replace(CHUNKED, num_tokens=1)], ids=["chunked", "interleaved", "one token"]
+)
 def test_vllm_mrope(workload):
     check.check("vllm-like", rivals.vllm_mrope, workload, "cpu")
 
@@ -28,11 +30,13 @@ def test_vllm_mrope_says_what_it_cannot(workload):
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
-def test_torch_compile_serves_token_counts_with_one_compilation():
+@pytest.mark.parametrize("workload", [CHUNKED, INTERLEAVED, PLAIN], ids=["chunked", "interleaved", "plain"])
+def test_torch_compile_serves_token_counts_with_one_compilation(workload):
     from torch._dynamo.utils import counters
 
+    counters.clear()
     for num_tokens in (2, 3, 5, 9):
-        check.check("torch.compile", rivals.torch_compile, replace(CHUNKED, num_tokens=num_tokens), "cpu")
+        check.check("torch.compile", rivals.torch_compile, replace(workload, num_tokens=num_tokens), "cpu")
     assert counters["stats"]["unique_graphs"] <= 2, "a compilation for each token count would hit the recompile limit"
 
 
