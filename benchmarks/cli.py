@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+PARTS = ("tables", "grids")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code is 0 for success, 1 for a finding, 2 for an error."""
@@ -21,17 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     performance = commands.add_parser("performance", help="GPU time of every provider on the shapes others publish")
     performance.add_argument("--provider", nargs="+", help="providers to measure; default: all that are known")
     performance.add_argument("--num-tokens", type=int, default=131072, help="the largest token count to measure")
-    performance.add_argument("--no-grids", action="store_true", help="leave out vLLM's two grids, most of the time")
+    performance.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: both; grids take longer")
     performance.add_argument("--output-csv", type=Path, default=Path("performance.csv"))
     page = commands.add_parser("page", help="write a performance run as a Markdown page with two pictures")
-    page.add_argument("csv", type=Path, help="what performance wrote")
     page.add_argument("page", type=Path, help="page to write, .md; the pictures lie beside it")
+    page.add_argument("csv", type=Path, nargs="+", help="what performance wrote: one file, or one for each part")
     options = parser.parse_args(arguments)
     try:
         if options.command == "performance":
-            return _performance(options.provider, options.num_tokens, options.output_csv, grids=not options.no_grids)
+            return _performance(options.provider, options.num_tokens, options.output_csv, options.part)
         if options.command == "page":
-            return _page(options.csv, options.page)
+            return _page(options.page, options.csv)
         if options.command == "env":
             return _env()
         if options.command == "plot":
@@ -75,7 +77,7 @@ def _plot(result: Path, picture: Path, title: str) -> int:
     return 0
 
 
-def _performance(names: list[str] | None, largest: int, output_csv: Path, *, grids: bool) -> int:
+def _performance(names: list[str] | None, largest: int, output_csv: Path, parts: Sequence[str]) -> int:
     from benchmarks import gpu
     from benchmarks.providers import PROVIDERS
 
@@ -89,8 +91,10 @@ def _performance(names: list[str] | None, largest: int, output_csv: Path, *, gri
     from benchmarks import performance, performance_page, shapes, timing
 
     device, machine = timing.CudaDevice(), performance.machine()
-    runs = [performance.measure(device, "cuda", names, shapes.TABLES, largest=largest, machine=machine)]
-    if grids:
+    runs = []
+    if "tables" in parts:
+        runs.append(performance.measure(device, "cuda", names, shapes.TABLES, largest=largest, machine=machine))
+    if "grids" in parts:
         rivals = [name for name in names if name in shapes.GRID_PROVIDERS]
         everything = {title: cells for grid in shapes.GRIDS.values() for title, cells in grid.items()}
         runs.append(
@@ -107,15 +111,16 @@ def _performance(names: list[str] | None, largest: int, output_csv: Path, *, gri
     return 0
 
 
-def _page(csv: Path, page: Path) -> int:
+def _page(page: Path, sources: Sequence[Path]) -> int:
     from benchmarks import performance, performance_page, report
 
-    rows = performance.load(csv)
+    rows = [row for source in sources for row in performance.load(source)]
     pictures = {f"{page.stem}-latency.png": False, f"{page.stem}-roofline.png": True}
     for name, share in pictures.items():
         report.plot_performance(rows, page.with_name(name), share=share)
-    title = rows[0].machine.partition(",")[0] if rows else "no rows"
-    text = f"# Performance on one {title}\n\nWritten by `python -m benchmarks page` from [{csv.name}]({csv.name}).\n\n"
+    links = ", ".join(f"[{source.name}]({source.name})" for source in sources)
+    text = f"# Performance on one {rows[0].machine.partition(',')[0]}\n\n"
+    text += f"Written by `python -m benchmarks page` from {links}.\n\n"
     page.write_text(text + performance_page.page(rows, list(pictures)), encoding="utf-8")
     print(page)
     return 0

@@ -1,6 +1,7 @@
 """Rotary position embedding (RoPE) and multimodal RoPE (mRoPE) kernels behind one call."""
 
 from ropekern import knobs as knobs
+from ropekern import library as _library  # noqa: F401  registers torch.ops.ropekern
 from ropekern.cache import compute_cos_sin_cache
 from ropekern.compilation import KernelCase, compile_kernel
 from ropekern.errors import UnsupportedError

@@ -69,10 +69,11 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
         is_neox_style=case.is_neox_style,
         mrope_section=case.mrope_section,
         mrope_interleaved=case.mrope_interleaved,
-        in_place=case.in_place,
         pdl=target >= 90,
     )
     kernel = backend.rope_kernel
+    if case.in_place:
+        constants |= dict.fromkeys(name for name in kernel.arg_names if "_out" in name)
     pointer = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
     strides = {"token": case.num_heads * case.head_size, "head": case.head_size}
     key_strides = {"token": case.num_kv_heads * case.head_size, "head": case.head_size}

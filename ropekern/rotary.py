@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ropekern.cache import compute_cos_sin_cache
-from ropekern.ops import apply_rope, check_mrope_section
+from ropekern.checks import check_mrope_section
+from ropekern.ops import apply_rope
 
 
 class RotaryEmbedding(nn.Module):

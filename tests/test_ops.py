@@ -155,18 +155,6 @@ def test_triton_needs_a_gpu_or_its_interpreter(monkeypatch):
         apply_rope_(**arguments(backend="triton"))
 
 
-@pytest.mark.usefixtures("interpreter")
-@pytest.mark.parametrize("wants_gradient", ["query", "key"])
-def test_triton_refuses_a_gradient(wants_gradient):
-    pytest.importorskip("triton", reason="Triton is not installed")
-    given = arguments(backend="triton")
-    given[wants_gradient].requires_grad_()
-    with pytest.raises(UnsupportedError, match="gradient"):
-        apply_rope(**given)
-    with torch.no_grad():
-        apply_rope(**given)
-
-
 @pytest.mark.parametrize("is_neox_style", [True, False])
 def test_native_gradient(is_neox_style):
     given = arguments(
@@ -225,13 +213,19 @@ def test_no_query_head(backend):
     assert torch.equal(key, rotated)
 
 
-@pytest.mark.parametrize("name", ["query", "key", "cos_sin_cache"])
-@pytest.mark.parametrize("backend", ["triton", "flashinfer"])
-def test_a_gradient_is_never_lost_silently(backend, name):
+@pytest.mark.parametrize(
+    ("function", "backend", "name"),
+    [
+        (apply_rope, "triton", "cos_sin_cache"),
+        *((apply_rope, "flashinfer", name) for name in ("query", "key", "cos_sin_cache")),
+        *((apply_rope_, backend, name) for backend in ("triton", "flashinfer") for name in ("query", "key")),
+    ],
+)
+def test_a_gradient_is_never_lost_silently(function, backend, name):
     tensors = {"query": torch.randn(3, 2, 64), "key": torch.randn(3, 2, 64), "cos_sin_cache": torch.randn(16, 64)}
     tensors[name].requires_grad_()
     with pytest.raises(UnsupportedError, match=f"{name} requires a gradient"):
-        apply_rope(torch.tensor([1, 2, 3]), **tensors, backend=backend)
+        function(torch.tensor([1, 2, 3]), **tensors, backend=backend)
 
 
 def test_in_place_needs_memory_of_its_own():
@@ -243,16 +237,6 @@ def test_in_place_needs_memory_of_its_own():
         apply_rope_(positions, query[:1].expand(3, 2, 64), None, table)
     expanded, _ = apply_rope(positions, query[:1].expand(3, 2, 64), None, table)  # out of place it may be read twice
     assert torch.equal(expanded, apply_rope(positions, query[:1].repeat(3, 1, 1), None, table)[0])
-
-
-def test_compiles_without_graph_breaks():
-    positions, table = torch.tensor([1, 2, 3]), compute_cos_sin_cache(64, 16)
-    query, key = torch.randn(3, 2, 64), torch.randn(3, 1, 64)
-    compiled = torch.compile(apply_rope, fullgraph=True, backend="eager")
-    for came, wanted in zip(
-        compiled(positions, query, key, table), apply_rope(positions, query, key, table), strict=True
-    ):
-        assert torch.equal(came, wanted)
 
 
 def test_compile_kernel_errors():

@@ -146,7 +146,7 @@ def test_page_command(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     csv, page = tmp_path / "rows.csv", tmp_path / "gpu.md"
     list(performance.save(PAGE, csv))
-    assert main(["page", str(csv), str(page)]) == 0
+    assert main(["page", str(page), str(csv)]) == 0
     assert capsys.readouterr().out.strip() == str(page)
     assert page.read_text().startswith("# Performance on one One GPU\n\nWritten by `python -m benchmarks page` from")
     for name in ("gpu-latency.png", "gpu-roofline.png"):

@@ -22,12 +22,15 @@ MAY_IMPORT = {
     "cache": {"frequencies"},
     "backends": set(),
     "backends.native": {"cache", "errors"},
-    "backends.triton": {"errors", "knobs"},
+    "backends.triton": {"backends.triton_launch", "errors", "knobs"},
+    "backends.triton_launch": set(),
     "backends.flashinfer": {"cache", "errors"},
-    "ops": {"cache", "errors", "backends.native", "backends.triton", "backends.flashinfer"},
+    "checks": set(),
+    "ops": {"checks", "errors", "knobs", "backends.native", "backends.triton", "backends.flashinfer"},
+    "library": {"errors", "ops"},
     "compilation": {"backends.triton", "errors"},
-    "rotary": {"cache", "ops"},
-    "": {"cache", "compilation", "errors", "knobs", "ops", "rotary"},
+    "rotary": {"cache", "checks", "ops"},
+    "": {"cache", "compilation", "errors", "knobs", "library", "ops", "rotary"},
 }
 STAND_ALONE = ("gpu", "presets", "statistics", "timing")  # modules of benchmarks that import nothing of ours
 DOOR = "subject"  # the one module of benchmarks that reaches ropekern

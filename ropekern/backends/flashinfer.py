@@ -24,6 +24,7 @@ def rope(
     is_neox_style: bool,
     mrope_section: tuple[int, int, int] | None,
     mrope_interleaved: bool,
+    inverse: bool = False,
 ) -> None:
     """Rotate query and key into query_out and key_out, which may be the same tensors. Shapes as in ropekern.ops.
 
@@ -34,6 +35,8 @@ def rope(
         from flashinfer.rope import apply_rope_with_cos_sin_cache_inplace
     except Exception as error:  # a broken installation fails in many ways; all of them mean absent
         raise UnsupportedError(f"backend 'flashinfer' cannot be imported: {error}") from error
+    if inverse:
+        raise UnsupportedError("backend 'flashinfer': it does not turn the other way, so it gives no gradient")
     _check(query, key, cos_sin_cache)
     if not query.shape[0]:
         return

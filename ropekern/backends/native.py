@@ -16,10 +16,13 @@ def rope(
     is_neox_style: bool,
     mrope_section: tuple[int, int, int] | None,
     mrope_interleaved: bool,
+    inverse: bool = False,
 ) -> None:
     """Rotate query and key into query_out and key_out, which may be the same tensors. Shapes as in ropekern.ops."""
     rows = gather_cos_sin(positions, cos_sin_cache, mrope_section, mrope_interleaved)
     cos, sin = rows.float().unsqueeze(1).chunk(2, dim=-1)
+    if inverse:
+        sin = -sin
     for x, out in ((query, query_out), (key, key_out)):
         if x is not None and out is not None:
             _rotate(x, out, cos, sin, is_neox_style)

@@ -7,6 +7,7 @@ neighbours in the grid: its table row comes from device memory once, and from th
 Arithmetic is float32 whatever the tensors hold; offsets are 64-bit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +18,7 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from ropekern import knobs
+from ropekern.backends.triton_launch import make_repeat
 from ropekern.errors import UnsupportedError
 
 
@@ -139,7 +141,7 @@ def rope_kernel(
     cos_sin_cache,  # [max_position, ROTARY_DIM]
     q,  # [num_tokens, NUM_Q_HEADS, HEAD_SIZE]
     k,  # [num_tokens, NUM_K_HEADS, HEAD_SIZE]
-    q_out,
+    q_out,  # None, as k_out and their strides: in place
     k_out,
     # sizes
     num_tokens,
@@ -165,7 +167,7 @@ def rope_kernel(
     SECTION_T: tl.constexpr,
     SECTION_H: tl.constexpr,
     SECTION_W: tl.constexpr,
-    COPY_REST: tl.constexpr,
+    INVERSE: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_REST: tl.constexpr,
     ROWS: tl.constexpr,
@@ -210,21 +212,26 @@ def rope_kernel(
         positions, cos_sin_cache, positions_stride_axis, max_position, o_t, m_t,
         ROTARY_DIM, BLOCK_HALF, MROPE, INTERLEAVED, SECTION_T, SECTION_H, SECTION_W,
     )  # fmt: skip
+    if INVERSE:
+        b_sin = -b_sin
     for i in tl.static_range(HEADS):
         m_x = m_t & (o_h + i < NUM_HEADS)
-        p_y = head_pointer(
-            q_out, k_out, q_out_stride_token, q_out_stride_head, k_out_stride_token, k_out_stride_head, o_t, o_h + i,
-            NUM_Q_HEADS,
-        )  # fmt: skip
+        p_x = head_pointer(
+            q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h + i, NUM_Q_HEADS
+        )
         b_y1, b_y2 = rotate(pairs[2 * i].to(tl.float32), pairs[2 * i + 1].to(tl.float32), b_cos, b_sin)
-        store_pairs(p_y, b_y1, b_y2, m_x, ROWS, ROTARY_DIM, IS_NEOX, BLOCK_HALF)
-        if COPY_REST:
-            p_x = head_pointer(
-                q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h + i, NUM_Q_HEADS
+        if q_out is None:
+            store_pairs(p_x, b_y1, b_y2, m_x, ROWS, ROTARY_DIM, IS_NEOX, BLOCK_HALF)
+        else:
+            p_y = head_pointer(
+                q_out, k_out, q_out_stride_token, q_out_stride_head, k_out_stride_token, k_out_stride_head, o_t,
+                o_h + i, NUM_Q_HEADS,
             )  # fmt: skip
-            o_c = ROTARY_DIM + tl.arange(0, BLOCK_REST)[None, :]
-            mask = m_x[:, None] & (o_c < HEAD_SIZE)
-            tl.store(p_y[:, None] + o_c, tl.load(p_x[:, None] + o_c, mask=mask), mask=mask)
+            store_pairs(p_y, b_y1, b_y2, m_x, ROWS, ROTARY_DIM, IS_NEOX, BLOCK_HALF)
+            if HEAD_SIZE > ROTARY_DIM:
+                o_c = ROTARY_DIM + tl.arange(0, BLOCK_REST)[None, :]
+                mask = m_x[:, None] & (o_c < HEAD_SIZE)
+                tl.store(p_y[:, None] + o_c, tl.load(p_x[:, None] + o_c, mask=mask), mask=mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,12 +282,11 @@ def meta_parameters(
     is_neox_style: bool,
     mrope_section: tuple[int, int, int] | None,
     mrope_interleaved: bool,
-    in_place: bool,
+    inverse: bool = False,
     pdl: bool,
 ) -> dict[str, Any]:
-    """The constexpr arguments of rope_kernel: shared by the launch and by ropekern.compile_kernel."""
+    """The constexpr arguments of rope_kernel, in its order: shared by the launch and by ropekern.compile_kernel."""
     section_t, section_h, section_w = mrope_section or (0, 0, 0)
-    rest = head_size - rotary_dim
     return {
         "NUM_Q_HEADS": num_heads,
         "NUM_K_HEADS": num_kv_heads,
@@ -292,9 +298,9 @@ def meta_parameters(
         "SECTION_T": section_t,
         "SECTION_H": section_h,
         "SECTION_W": section_w,
-        "COPY_REST": rest > 0 and not in_place,
+        "INVERSE": inverse,
         "BLOCK_HALF": triton.next_power_of_2(rotary_dim // 2),
-        "BLOCK_REST": triton.next_power_of_2(max(rest, 1)),
+        "BLOCK_REST": triton.next_power_of_2(max(head_size - rotary_dim, 1)),
         "ROWS": tile.rows,
         "HEADS": tile.heads,
         "PDL": pdl,
@@ -312,56 +318,58 @@ def rope(
     is_neox_style: bool,
     mrope_section: tuple[int, int, int] | None,
     mrope_interleaved: bool,
-) -> None:
+    inverse: bool = False,
+) -> Callable[..., bool] | None:
     """Rotate query and key into query_out and key_out, which may be the same tensors. Shapes as in ropekern.ops.
 
     A position outside the table gives NaN in that token's rotated channels.
 
+    Returns:
+        What does the same for other tensors that differ in address and values only, see triton_launch; None where
+        there is no such thing.
+
     Raises:
         UnsupportedError: the tensors are not on a CUDA device, and Triton's interpreter is off.
     """
-    if not query.is_cuda and not triton.knobs.runtime.interpret:
+    interpreted = triton.knobs.runtime.interpret
+    if not query.is_cuda and not interpreted:
         raise UnsupportedError(f"backend 'triton': query.device is {query.device}, wanted a CUDA device")
     num_tokens, num_heads, head_size = query.shape
-    in_place = query_out is query
-    if key is None or key_out is None:
-        key, key_out, num_kv_heads = query, query_out, 0  # no program of the grid touches them
-    else:
-        num_kv_heads = key.shape[1]
+    num_kv_heads = 0 if key is None else key.shape[1]
     if not num_tokens or not num_heads + num_kv_heads:
-        return
+        return None
     mrope = mrope_section if positions.dim() == 2 else None
     tile = choose_tile(num_tokens, num_heads, num_kv_heads, cos_sin_cache.shape[1], mrope_interleaved)
     rows_per_token = triton.cdiv(num_heads + num_kv_heads, tile.heads)
-    grid = (triton.cdiv(num_tokens * rows_per_token, tile.rows),)
-    pdl = knobs.programmatic_dependent_launch and supports_pdl(query.device) and not triton.knobs.runtime.interpret
+    programs = triton.cdiv(num_tokens * rows_per_token, tile.rows)
+    pdl = knobs.programmatic_dependent_launch and supports_pdl(query.device) and not interpreted
+    constants = meta_parameters(
+        tile,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_size=head_size,
+        rotary_dim=cos_sin_cache.shape[1],
+        is_neox_style=is_neox_style,
+        mrope_section=mrope,
+        mrope_interleaved=mrope_interleaved,
+        inverse=inverse,
+        pdl=pdl,
+    )
+    keys = query if key is None else key  # no program reads the heads of k where there are none
+    outputs = (None, None) if query_out is query else (query_out, query_out if key_out is None else key_out)
+    sizes = (
+        num_tokens,
+        cos_sin_cache.shape[0],
+        positions.stride(0),
+        *query.stride()[:2],
+        *keys.stride()[:2],
+        *(stride for x in outputs for stride in ((None, None) if x is None else x.stride()[:2])),
+    )
+    options = {"num_warps": NUM_WARPS} | ({"launch_pdl": True} if pdl else {})  # an AMD launch knows no such option
     with torch.cuda.device_of(query):
-        rope_kernel[grid](
-            positions,
-            cos_sin_cache,
-            query,
-            key,
-            query_out,
-            key_out,
-            num_tokens,
-            cos_sin_cache.shape[0],
-            positions.stride(0),
-            *query.stride()[:2],
-            *key.stride()[:2],
-            *query_out.stride()[:2],
-            *key_out.stride()[:2],
-            **meta_parameters(
-                tile,
-                num_heads=num_heads,
-                num_kv_heads=num_kv_heads,
-                head_size=head_size,
-                rotary_dim=cos_sin_cache.shape[1],
-                is_neox_style=is_neox_style,
-                mrope_section=mrope,
-                mrope_interleaved=mrope_interleaved,
-                in_place=in_place,
-                pdl=pdl,
-            ),
-            num_warps=NUM_WARPS,
-            **({"launch_pdl": True} if pdl else {}),  # an AMD launch knows no such option
+        kernel = rope_kernel[(programs,)](
+            positions, cos_sin_cache, query, keys, *outputs, *sizes, *constants.values(), **options
         )
+    if interpreted or any(x is not None and x.data_ptr() % 16 for x in (positions, cos_sin_cache, query, keys)):
+        return None
+    return make_repeat(kernel, programs, query.device.index, (*sizes, *constants.values()))
