@@ -66,7 +66,7 @@ def notes(rows: Sequence[Row]) -> str:
             tables = reasons.setdefault((row.provider, row.status), [])
             if row.table not in tables:
                 tables.append(row.table)
-    lines += [f"- no number of {name} ({', '.join(where)}): {status}" for (name, status), where in reasons.items()]
+    lines += [f"- no number of {name}: {status} ({'; '.join(where)})" for (name, status), where in reasons.items()]
     return "\n".join(lines)
 
 

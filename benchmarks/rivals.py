@@ -24,7 +24,13 @@ def torch_compile(workload: Workload, inputs: Inputs) -> Call:
 
     One compilation serves all token counts of a shard (one token is compiled apart). The cache is reset for each new
     shard, and a run into the recompile limit is an error: torch would silently fall back to eager.
+
+    Raises:
+        NotImplementedError: query and key are slices of one tensor. torch compiles writes to them for that tensor's
+            shape, which here is the rotation's.
     """
+    if workload.is_packed:
+        raise NotImplementedError("compiled for query and key with memory of their own")
     compiled = _compiled(replace(workload, num_tokens=0))
     for tensor, dimension in ((inputs.positions, -1), (inputs.query, 0), (inputs.key, 0)):
         torch._dynamo.maybe_mark_dynamic(tensor, dimension % tensor.dim())

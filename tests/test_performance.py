@@ -130,7 +130,7 @@ def test_page():
         "| roofline, triton alone |",
         "| 1024 | **8.00** | 10.00 | 8.40 | 16.00 | 75.0% | 60.0% |",
         "| 8192 | **123** | - | - | - | 98.0% | - |",
-        f"- no number of flashinfer ({shapes.NEOX}): absent",
+        f"- no number of flashinfer: absent ({shapes.NEOX})",
         # 256 = 1 x 256 = 4 x 64, 512 = 1 x 512 = 4 x 128: as often in the grid as there are such products
         "| benchmark_rope.py's grid | triton | flashinfer | 4 | 1.41 | 0.50 "
         "| benchmark_rope: 32 heads, NeoX, 512 tokens | 2 |",

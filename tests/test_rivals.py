@@ -40,6 +40,11 @@ def test_torch_compile_serves_token_counts_with_one_compilation(workload):
     assert counters["stats"]["unique_graphs"] <= 2, "a compilation for each token count would hit the recompile limit"
 
 
+def test_torch_compile_says_what_it_cannot():
+    with pytest.raises(NotImplementedError, match="memory of their own"):
+        check.check("torch.compile", rivals.torch_compile, replace(PLAIN, is_packed=True), "cpu")
+
+
 def test_liger():
     pytest.importorskip("liger_kernel")
     with pytest.raises(NotImplementedError, match="chunked axes only"):

@@ -172,6 +172,7 @@ def rope_kernel(
     BLOCK_REST: tl.constexpr,
     ROWS: tl.constexpr,
     HEADS: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PDL: tl.constexpr,  # programmatic dependent launch
 ):
     NUM_HEADS: tl.constexpr = NUM_Q_HEADS + NUM_K_HEADS
@@ -184,18 +185,19 @@ def rope_kernel(
     if PDL:
         # Nothing is read before the wait, since predecessors may still write it. Dependents wait in the same way, so
         # they may start at once.
-        if (
-            HEADS == 1 or ROTARY_DIM * q.dtype.element_ty.primitive_bitwidth >= 1024
-        ):  # less than a line: loads are as good
+        LINES: tl.constexpr = ROTARY_DIM * q.dtype.element_ty.primitive_bitwidth // 1024  # of 128 bytes, in a head
+        if PREFETCH and (HEADS == 1 or LINES > 0):  # part of a line is not worth fetching twice, but for latency
             p_x = head_pointer(
                 q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h, NUM_Q_HEADS
             )
             prefetch(tl.where(m_t, p_x, q))
-            prefetch(tl.where(m_t, p_x + ROTARY_DIM // 2, q))
-        prefetch(tl.where(m_t, positions + o_t, positions))
-        if MROPE:
-            prefetch(tl.where(m_t, positions + positions_stride_axis + o_t, positions))
-            prefetch(tl.where(m_t, positions + 2 * positions_stride_axis + o_t, positions))
+            if LINES > 1:
+                prefetch(tl.where(m_t, p_x + ROTARY_DIM // 2, q))
+        if PREFETCH:
+            prefetch(tl.where(m_t, positions + o_t, positions))
+            if MROPE:
+                prefetch(tl.where(m_t, positions + positions_stride_axis + o_t, positions))
+                prefetch(tl.where(m_t, positions + 2 * positions_stride_axis + o_t, positions))
         gdc_wait()
         gdc_launch_dependents()
 
@@ -240,6 +242,8 @@ class Tile:
 
     rows: int
     heads: int  # of a row
+    prefetch: bool
+    """While it waits for its predecessor, it asks for what it will read. Worth it while most programs wait so."""
 
 
 def choose_tile(
@@ -247,19 +251,20 @@ def choose_tile(
 ) -> Tile:
     """At most three tiles for a model: rows of one head, of two, and of about four.
 
-    Measured on an H100 (docs/performance.md). One head while the GPU has room for all programs at once and latency is
-    what counts; more heads once bandwidth is, since each use of a lane's cos and sin saves a load of them. Interleaved
-    axes load three table rows, and so turn earlier. Rows are as many as give each lane 16 bytes of a 16-bit head.
+    Measured on an H100 (docs/data/tiles-h100.txt). One head while the GPU has room for all programs at once and latency
+    is what counts; more heads once bandwidth is, since each use of a lane's cos and sin saves a load of them.
+    Interleaved axes load three table rows, and so turn earlier. Rows are as many as give each lane 16 bytes of a 16-bit
+    head.
     """
     rows = max(1, 256 // triton.next_power_of_2(rotary_dim // 2))
     heads = num_heads + num_kv_heads
     programs = num_tokens * heads // rows  # of one head a row
     if programs < 1024:
-        return Tile(rows, heads=1)
+        return Tile(rows, heads=1, prefetch=True)
     if programs < (8192 if mrope_interleaved else 16384):
-        return Tile(rows, heads=2)
+        return Tile(rows, heads=2, prefetch=True)
     # Of the numbers that keep all loads of a lane in registers the first that leaves no row half empty.
-    return Tile(rows, heads=next((n for n in (4, 5, 3, 2) if heads % n == 0), 4))
+    return Tile(rows, heads=next((n for n in (4, 5, 3, 2) if heads % n == 0), 4), prefetch=False)
 
 
 NUM_WARPS = 1
@@ -303,6 +308,7 @@ def meta_parameters(
         "BLOCK_REST": triton.next_power_of_2(max(head_size - rotary_dim, 1)),
         "ROWS": tile.rows,
         "HEADS": tile.heads,
+        "PREFETCH": tile.prefetch,
         "PDL": pdl,
     }
 
