@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PARTS = ("tables", "grids")
@@ -28,17 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = commands.add_parser("page", help="write a performance run as a Markdown page with two pictures")
     page.add_argument("page", type=Path, help="page to write, .md; the pictures lie beside it")
     page.add_argument("csv", type=Path, nargs="+", help="what performance wrote: one file, or one for each part")
+    block = commands.add_parser("block", help="a transformers attention layer with and without this package")
+    block.add_argument("--num-tokens", type=int, nargs="+", default=[1, 128, 1024, 8192])
     options = parser.parse_args(arguments)
+    run: dict[str, Callable[[argparse.Namespace], int]] = {
+        "env": lambda _: _env(),
+        "agreement": lambda o: _agreement(o.first, o.second),
+        "plot": lambda o: _plot(o.result, o.picture, o.title),
+        "performance": lambda o: _performance(o.provider, o.num_tokens, o.output_csv, o.part),
+        "page": lambda o: _page(o.page, o.csv),
+        "block": lambda o: _block(o.num_tokens),
+    }
     try:
-        if options.command == "performance":
-            return _performance(options.provider, options.num_tokens, options.output_csv, options.part)
-        if options.command == "page":
-            return _page(options.page, options.csv)
-        if options.command == "env":
-            return _env()
-        if options.command == "plot":
-            return _plot(options.result, options.picture, options.title)
-        return _agreement(options.first, options.second)
+        return run[options.command](options)
     except (ImportError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -123,4 +125,16 @@ def _page(page: Path, sources: Sequence[Path]) -> int:
     text += f"Written by `python -m benchmarks page` from {links}.\n\n"
     page.write_text(text + performance_page.page(rows, list(pictures)), encoding="utf-8")
     print(page)
+    return 0
+
+
+def _block(counts: list[int]) -> int:
+    from benchmarks import gpu
+
+    if reason := gpu.reason_absent():
+        raise ValueError(f"block measures GPU time and needs a GPU: {reason}")
+    from benchmarks import model_block, performance, timing
+
+    print(f"{performance.machine()}; attention layer of {model_block.MODEL}, bfloat16, one sequence\n")
+    print(model_block.table(list(model_block.measure(timing.CudaDevice(), "cuda", counts))))
     return 0

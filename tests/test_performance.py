@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import performance, performance_page, providers, shapes, subject
+from benchmarks import model_block, performance, performance_page, providers, shapes, subject
 from benchmarks.cli import main
 from benchmarks.performance import Row
 from benchmarks.workload import Workload
@@ -152,6 +152,16 @@ def test_page_command(tmp_path, capsys):
     for name in ("gpu-latency.png", "gpu-roofline.png"):
         assert f"]({name})" in page.read_text()
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_model_block():
+    modeling = pytest.importorskip("transformers.models.qwen2_vl.modeling_qwen2_vl")
+    before = modeling.apply_rotary_pos_emb
+    (block,) = model_block.measure(WallClock(), "cpu", [8], backend="native", num_heads=2)
+    assert modeling.apply_rotary_pos_emb is before
+    assert min(block.theirs, block.ours, block.without) > 0
+    block = model_block.Block(8, theirs=100.0, ours=60.0, without=50.0)
+    assert model_block.table([block]).splitlines()[-1] == "| 8 | 100.0 | 50.0% | 60.0 | 16.7% |"
 
 
 def test_bad_flags(capsys, tmp_path, monkeypatch):

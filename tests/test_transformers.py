@@ -1,6 +1,8 @@
 """Parity with Hugging Face transformers: its rotary modules and its apply_rotary_pos_emb, at the models' real sizes."""
 
+import re
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +81,45 @@ def test_text_parity(name):
     wanted = theirs(name, positions.expand(3, -1, -1), query, key)
     for x, y in zip(ours(name, positions, query, key), wanted, strict=True):
         assert (x - y).abs().max() <= TOLERANCES[torch.float32] * query.abs().max()
+
+
+def guide():
+    """The code block of docs/transformers.md."""
+    text = (Path(__file__).parents[1] / "docs" / "transformers.md").read_text(encoding="utf-8")
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)  # the code that readers copy
+    return names
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_patched_model(device, dtype, monkeypatch):
+    """Qwen2-VL with random weights and the patch of the guide: one attention layer, the whole text model, training."""
+    modeling = import_module("transformers.models.qwen2_vl.modeling_qwen2_vl")
+    monkeypatch.setattr(modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb)  # restored at the end
+    config = import_module("transformers.models.qwen2_vl.configuration_qwen2_vl").Qwen2VLTextConfig(
+        hidden_size=512, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, num_hidden_layers=2,
+        vocab_size=8, max_position_embeddings=1024, bos_token_id=None, eos_token_id=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = modeling.Qwen2VLTextModel(config).eval().to(device, dtype)
+    positions = torch.randint(0, 1024, (3, BATCH, SEQ), device=device)
+    hidden, upstream = torch.randn(2, BATCH, SEQ, 512, device=device, dtype=dtype)
+
+    def run():
+        with torch.no_grad():
+            layer, _ = model.layers[0].self_attn(hidden, position_embeddings=model.rotary_emb(hidden, positions))
+            whole = model(inputs_embeds=hidden, position_ids=positions).last_hidden_state
+        inputs = hidden.clone().requires_grad_()
+        model(inputs_embeds=inputs, position_ids=positions).last_hidden_state.backward(upstream)
+        return layer, whole, inputs.grad
+
+    before = run()
+    guide()["patch"](model, model, config, 1024)
+    model.to(device, dtype)
+    assert model.rotary_emb.table.dtype == torch.float32
+    for x, y in zip(before, run(), strict=True):
+        error = (x - y).abs().max() / x.abs().max()
+        assert error <= TOLERANCES[dtype], error
+        assert x.any()
