@@ -6,7 +6,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,57 +204,3 @@ def test_narrow_accesses_are_counted(machine_code):
     assert all(
         machine_code["misaligned", n, target]["narrow_accesses"] > 0 for n in (FEW, SOME, MANY) for target in TARGETS
     )
-
-
-def test_the_cheap_launch_gives_the_launcher_what_the_ordinary_one_gives():
-    """On this version of Triton, with a recorder in place of its C function: no GPU is needed."""
-    program = """
-import sys
-from types import SimpleNamespace
-import triton
-from triton.backends.nvidia import driver as nvidia
-from ropekern import KernelCase, compile_kernel
-from ropekern.backends import triton as backend, triton_launch
-
-if tuple(int(x) for x in triton.__version__.split(".")[:2]) < (3, 7):
-    sys.exit("before 3.7 the launcher is compiled against the driver")
-seen = []
-utils = SimpleNamespace(launch=lambda *arguments: seen.append(arguments), build_signature_metadata=tuple)
-nvidia.PyKernelArg, nvidia.ARG_KERNEL, nvidia.ARG_CONSTEXPR = lambda **fields: tuple(fields.values()), 0, 1  # of C
-triton.runtime.driver.set_active(SimpleNamespace(utils=utils))
-for in_place in (True, False):
-    case = KernelCase(5, 4, 2, 64, 64, mrope_section=(8, 12, 12), in_place=in_place)
-    kernel = compile_kernel(case, 90)
-    kernel._run, kernel.function = nvidia.CudaLauncher(kernel.src, kernel.metadata), 7
-    arguments = tuple(range(len(backend.rope_kernel.arg_names)))
-    kernel.run(3, 1, 1, 11, kernel.function, kernel.packed_metadata, None, None, None, *arguments)
-    triton_launch._bind(kernel, 3)(11, arguments)
-    ordinary, cheap = seen[-2:]
-    assert ordinary == cheap, (ordinary, cheap)
-    assert arguments in ordinary
-print("the same")
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    root = Path(__file__).parents[1]
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment | {"PYTHONPATH": str(root)}, cwd=root, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    if "before 3.7" in result.stderr:
-        pytest.skip(result.stderr.strip())
-    assert result.stdout == "the same\n", result.stderr
-
-
-def test_an_unknown_launcher_means_the_ordinary_launch():
-    from ropekern.backends import triton_launch
-
-    class Launcher:
-        launch = launch_cooperative_grid = launch_pdl = None
-        global_scratch_size = profile_scratch_size = 0
-
-        def __call__(self, grid, stream, function):
-            pass
-
-    kernel = SimpleNamespace(run=Launcher(), function=0, packed_metadata=())
-    assert triton_launch._bind(kernel, 1) is None
-    assert triton_launch._bind(SimpleNamespace(), 1) is None
