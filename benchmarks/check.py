@@ -127,10 +127,11 @@ def checked_calls(
     make_call: MakeCall,
     workload: Workload,
     device: torch.device | str,
+    seed: int = 0,
 ) -> Callable[[int], list[Call]]:
     """Check a provider; then a function that gives as many of its calls as asked, each on inputs of its own.
 
     What a clock is given comes from here: nothing else is timed. Raises as `check`.
     """
     check(name, make_call, workload, device)
-    return lambda count: [make_call(workload, inputs) for inputs in make_inputs(workload, count, device)]
+    return lambda count: [make_call(workload, inputs) for inputs in make_inputs(workload, count, device, seed)]

@@ -116,6 +116,18 @@ def prepare_device(
     return sample
 
 
+def prepare_single(call: Call, device: Device) -> Sampler:
+    """A sampler of GPU seconds of one single call, cold, its graph's start included: some microseconds that a model
+    does not pay. What vLLM's benchmarks mean by a sample, without the host's part of it.
+    """
+    graph = device.capture([call])
+
+    def sample() -> float:
+        return device.replay(graph, cold=True)
+
+    return sample
+
+
 def prepare_host(call: Call, synchronize: Call, calls: int = 50) -> Sampler:
     """A sampler of host seconds per eager call: calls are issued without waiting for the device.
 
@@ -135,12 +147,17 @@ def prepare_host(call: Call, synchronize: Call, calls: int = 50) -> Sampler:
     return sample
 
 
-def prepare_cpu(call: Call) -> Sampler:
-    """A sampler of wall seconds per call on the CPU. The caller fixes the number of threads."""
+def prepare_cpu(call: Call, calls: int | None = None) -> Sampler:
+    """A sampler of wall seconds per call on the CPU. The caller fixes the number of threads.
+
+    Args:
+        call: what to time.
+        calls: of a sample; None is as many as take ten milliseconds.
+    """
     call()
     start = time.perf_counter()
     call()
-    calls = max(1, math.ceil(10e-3 / (time.perf_counter() - start)))
+    calls = calls or max(1, math.ceil(10e-3 / (time.perf_counter() - start)))
 
     def sample() -> float:
         start = time.perf_counter()

@@ -1,5 +1,6 @@
 """A workload: the sizes of one call, the inputs it is measured on, and the bytes it must move."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,11 @@ from benchmarks.presets import Shard
 
 TABLE_ROWS = 32768
 """Positions are drawn below this, so that every model's table is equally large a part of the L2 cache."""
+
+POSITIONS = ("uniform", "text", "image", "video")
+"""uniform: each number drawn by itself, as vLLM's benchmarks do. text: a running sequence, t = h = w. image: after a
+quarter of text a raster, t standing still, h its line, w its column. video: the same, four frames one after the other.
+"""
 
 _ALIGNMENT = 256  # bytes; what torch's allocator gives every tensor, and so what each buffer of a rotation gets
 
@@ -29,6 +35,10 @@ class Workload:
     table_rows: int = TABLE_ROWS
     is_packed: bool = False
     """Query and key are slices of one qkv tensor, as in real models, instead of contiguous."""
+    positions: str = "uniform"
+    """One of POSITIONS."""
+    position_limit: int = 0
+    """Uniform positions are drawn below this; 0: below table_rows."""
 
     @classmethod
     def of(
@@ -117,10 +127,29 @@ def make_inputs(workload: Workload, count: int, device: torch.device | str, seed
         pools["query"], pools["key"], _ = pools["qkv"].split((w.num_heads, w.num_kv_heads, w.num_kv_heads), dim=2)
     shape = (3, w.num_tokens) if w.position_axes == 3 else (w.num_tokens,)
     size = w.position_axes * w.num_tokens
-    positions = torch.randint(
-        0, w.table_rows, (count, _padded(size, torch.int64)), device=device, generator=generator
-    )  # fmt: skip
+    limit = w.position_limit or w.table_rows
+    positions = torch.randint(0, limit, (count, _padded(size, torch.int64)), device=device, generator=generator)
+    if w.positions != "uniform":
+        running = _sequence(w).to(device)
+        starts = positions[:, :1] % max(1, limit - int(running.max()))  # each call elsewhere in the table
+        positions[:, :size] = (running.flatten() + starts) % limit
     return [Inputs(positions[i, :size].view(shape), pools["query"][i], pools["key"][i]) for i in range(count)]
+
+
+def _sequence(workload: Workload) -> torch.Tensor:
+    """`[position_axes, num_tokens]` positions of one sequence from 0 on, as a multimodal model numbers its tokens."""
+    text = torch.arange(workload.num_tokens)
+    if workload.positions not in POSITIONS:
+        raise ValueError(f"positions must be one of {POSITIONS}, got {workload.positions!r}")
+    if workload.positions == "text" or workload.position_axes == 1:
+        return text.expand(workload.position_axes, -1)
+    words = workload.num_tokens // 4
+    frames = 4 if workload.positions == "video" else 1
+    pixel = torch.arange(workload.num_tokens - words)
+    frame = -(-len(pixel) // frames) or 1
+    width = max(1, math.isqrt(frame))
+    raster = torch.stack((pixel // frame, pixel % frame // width, pixel % frame % width))
+    return torch.cat((text[:words].expand(3, -1), words + raster), dim=1)
 
 
 def _padded(elements: int, dtype: torch.dtype) -> int:

@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from benchmarks.statistics import Summary, relative_difference
+from benchmarks.statistics import Summary, median_interval, relative_difference
 
 
 def test_summary():
@@ -19,3 +21,22 @@ def test_no_sample_is_an_error():
 
 def test_relative_difference_is_symmetric():
     assert relative_difference(1.0, 1.02) == relative_difference(1.02, 1.0) == pytest.approx(0.02)
+
+
+def test_median_interval():
+    """Ranks from tables of the sign test: 10 samples give the second and ninth, 100 the 40th and 61st."""
+    assert median_interval([float(x) for x in range(1, 11)]) == (2.0, 9.0)
+    assert median_interval([float(x) for x in range(100, 0, -1)]) == (40.0, 61.0)
+    assert median_interval([5.0]) == (5.0, 5.0)
+    assert median_interval([5.0, 7.0, 6.0]) == (5.0, 7.0)
+    with pytest.raises(ValueError, match="at least one number"):
+        median_interval([])
+
+
+def test_median_interval_covers():
+    generator = random.Random(0)
+    hits = 0
+    for _ in range(2000):
+        low, high = median_interval([generator.expovariate(1.0) for _ in range(10)])
+        hits += low <= 0.6931 <= high
+    assert 0.95 <= hits / 2000 <= 0.995

@@ -1,12 +1,13 @@
 """Inputs: the same for everyone, each call's memory its own, bytes as counted by hand."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
 from benchmarks.presets import PRESETS, shard
-from benchmarks.workload import Workload, make_inputs
+from benchmarks.workload import POSITIONS, Workload, make_inputs
 
 QWEN = Workload.of(shard("Qwen/Qwen2.5-VL-72B-Instruct", 8), 5)
 
@@ -34,6 +35,33 @@ def test_a_seed_is_a_set_of_inputs():
     assert torch.equal(first.positions, again.positions)
     assert not torch.equal(first.query, other.query)
     assert 0 <= int(first.positions.min()) <= int(first.positions.max()) < QWEN.table_rows
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_kinds_of_positions(kind):
+    workload = replace(QWEN, num_tokens=20, positions=kind, table_rows=64, position_limit=48)
+    first, second = make_inputs(workload, 2, "cpu")
+    for inputs in (first, second):
+        assert inputs.positions.shape == (3, 20)
+        assert 0 <= int(inputs.positions.min()) <= int(inputs.positions.max()) < 48
+    assert not torch.equal(first.positions, second.positions), "each call has positions of its own"
+    t, h, w = (axis - first.positions.min() for axis in first.positions)
+    if kind == "text":
+        assert torch.equal(t, torch.arange(20))
+        assert torch.equal(t, h)
+        assert torch.equal(t, w)
+    elif kind == "image":  # 5 words, then 15 pixels, 3 a line
+        assert t.tolist() == [*range(5), *[5] * 15]
+        assert h.tolist() == [*range(5), *[5 + i // 3 for i in range(15)]]
+        assert w.tolist() == [*range(5), *[5 + i % 3 for i in range(15)]]
+    elif kind == "video":  # 4 frames of 4 pixels, the last one short
+        assert t.tolist() == [*range(5), *[5 + i // 4 for i in range(15)]]
+        assert h.tolist() == [*range(5), *[5 + i % 4 // 2 for i in range(15)]]
+
+
+def test_unknown_positions():
+    with pytest.raises(ValueError, match=r"positions must be one of .* got 'random'"):
+        make_inputs(replace(QWEN, positions="random"), 1, "cpu")
 
 
 def test_bytes_by_hand():

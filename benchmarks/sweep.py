@@ -1,0 +1,178 @@
+"""Providers over shapes: the engine of the seed benchmarks. Each row is checked and measured by two clocks."""
+
+import statistics
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks import check, roofline, timing
+from benchmarks.providers import Provider
+from benchmarks.records import Record
+from benchmarks.statistics import Summary, median_interval
+from benchmarks.workload import MakeCall, Workload, make_inputs
+
+BASELINE = "native"
+_GRAPH_SAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A shape with the words of its row."""
+
+    benchmark: str
+    workload: Workload
+    model_name: str = ""
+    tp_size: int = 1
+    batch_size: int = 1
+    seq_len: int = 0
+    """0: num_tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run measures."""
+
+    place: str
+    device: timing.Device | None
+    """None: on the CPU, by wall time."""
+    warmup_iter: int = 10
+    benchmark_iter: int = 100
+    seed: int = 0
+    machine: str = ""
+    commit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Samples in microseconds: of calls in a graph, and of single calls."""
+
+    graph: list[float]
+    single: list[float]
+
+
+def run(
+    cells: Sequence[Cell], providers: Mapping[str, Provider], settings: Settings, earlier: Collection[Record] = ()
+) -> Iterator[Record]:
+    """Records as they are measured: for each cell the baseline first, then the others.
+
+    Args:
+        cells: what to measure.
+        providers: name -> provider.
+        settings: how.
+        earlier: records of a run that was interrupted; what they hold is not measured again.
+    """
+    found = {record.key: record for record in earlier}
+    order = sorted(providers, key=lambda name: name != BASELINE)
+    for cell in cells:
+        floor: float | None = None
+        baseline: Record | None = None
+        for name in order:
+            blank = _blank(cell, name, settings)
+            record = found.get(blank.key)
+            if record is None:
+                if floor is None and settings.device is not None:
+                    sample = roofline.floor_sampler(cell.workload, settings.device, settings.place)
+                    floor = statistics.median(sample() for _ in range(_GRAPH_SAMPLES)) * 1e6
+                record = _measure(cell, providers[name], blank, settings, floor, baseline)
+                yield record
+            if name == BASELINE:
+                baseline = record
+
+
+def measure(make_call: MakeCall, name: str, workload: Workload, settings: Settings) -> Times:
+    """Check a provider, then sample both clocks.
+
+    Raises:
+        Exception: whatever the provider raises; CheckError if its result is wrong.
+    """
+    make_calls = check.checked_calls(name, make_call, workload, settings.place, settings.seed)
+    (call,) = make_calls(1)
+    if settings.device is None:
+        graph, single = timing.prepare_cpu(call), timing.prepare_cpu(call, calls=1)
+    else:
+        graph = timing.prepare_device(make_calls, workload.buffer_bytes, settings.device)
+        single = timing.prepare_single(call, settings.device)
+    for _ in range(settings.warmup_iter):
+        single()
+    return Times(
+        [graph() * 1e6 for _ in range(_GRAPH_SAMPLES)], [single() * 1e6 for _ in range(settings.benchmark_iter)]
+    )
+
+
+def _measure(
+    cell: Cell, provider: Provider, blank: Record, settings: Settings, floor: float | None, baseline: Record | None
+) -> Record:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    blank = replace(blank, note=provider.note, machine=settings.machine, commit=settings.commit, time=now)
+    try:
+        times = measure(provider.make_call, blank.provider, cell.workload, settings)
+    except Exception as error:  # this provider's row says why; the others go on
+        return replace(blank, status=" ".join(f"{type(error).__name__}: {error}".split()))
+    us, (low, high), single = statistics.median(times.graph), median_interval(times.graph), Summary.of(times.single)
+    (inputs,) = make_inputs(cell.workload, 1, settings.place, settings.seed)
+    record = replace(
+        blank,
+        status="ok",
+        us=us,
+        us_low=low,
+        us_high=high,
+        mean_us=single.mean,
+        median_us=single.median,
+        p99_us=single.p99,
+        min_us=single.min,
+        max_us=single.max,
+        gbps=cell.workload.bytes_moved(inputs.positions) / us * 1e-3,
+        share_of_roofline=None if floor is None else floor / us,
+        cache="" if settings.device is None else "cold",
+    )
+    base = record if blank.provider == BASELINE else baseline
+    if base is None or base.us is None or base.us_low is None or base.us_high is None:
+        return record
+    return replace(record, speedup=base.us / us, speedup_low=base.us_low / high, speedup_high=base.us_high / low)
+
+
+def _blank(cell: Cell, provider: str, settings: Settings) -> Record:
+    w = cell.workload
+    return Record(
+        benchmark=cell.benchmark,
+        model_name=cell.model_name,
+        tp_size=cell.tp_size,
+        batch_size=cell.batch_size,
+        seq_len=cell.seq_len or w.num_tokens,
+        num_tokens=w.num_tokens,
+        num_heads=w.num_heads,
+        num_kv_heads=w.num_kv_heads,
+        head_size=w.head_size,
+        rotary_dim=w.rotary_dim,
+        is_neox_style=w.is_neox_style,
+        rope_parameters=str({key: list(v) if isinstance(v, tuple) else v for key, v in w.rope_parameters.items()}),
+        max_position=w.table_rows,
+        dtype=str(w.dtype),
+        positions=w.positions,
+        layout="slices of qkv" if w.is_packed else "contiguous",
+        seed=settings.seed,
+        provider=provider,
+        status="",
+    )
+
+
+def place_of(device: str | None = None) -> str:
+    """Where to measure: the device named, else the GPU, else the CPU.
+
+    Raises:
+        ValueError: the device is not here.
+    """
+    from benchmarks import gpu
+
+    reason = gpu.reason_absent()
+    if device is None:
+        return "cpu" if reason else "cuda"
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be a torch device such as cuda:0 or cpu, got {device!r}") from error
+    if kind.type == "cuda" and (reason or (kind.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device {device!r} is not here: {reason or f'{torch.cuda.device_count()} GPUs'}")
+    return device
