@@ -1,9 +1,11 @@
-"""The command line: `python -m benchmarks COMMAND`. Printing lives here alone."""
+"""The command line: `python -m benchmarks COMMAND`. Printing lives here and in seed_cli.py alone."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from benchmarks import seed_cli
 
 PARTS = ("tables", "grids")
 
@@ -30,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page.add_argument("csv", type=Path, nargs="+", help="what performance wrote: one file, or one for each part")
     block = commands.add_parser("block", help="a transformers attention layer with and without this package")
     block.add_argument("--num-tokens", type=int, nargs="+", default=[1, 128, 1024, 8192])
+    seed_cli.add_commands(commands)
     options = parser.parse_args(arguments)
     run: dict[str, Callable[[argparse.Namespace], int]] = {
         "env": lambda _: _env(),
@@ -38,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "performance": lambda o: _performance(o.provider, o.num_tokens, o.output_csv, o.part),
         "page": lambda o: _page(o.page, o.csv),
         "block": lambda o: _block(o.num_tokens),
+        "mrope": seed_cli.run_mrope,
+        "rope": seed_cli.run_rope,
     }
     try:
         return run[options.command](options)
@@ -90,9 +95,9 @@ def _performance(names: list[str] | None, largest: int, output_csv: Path, parts:
         raise ValueError(f"performance measures GPU time and needs a GPU: {reason}")
     from itertools import chain
 
-    from benchmarks import performance, performance_page, shapes, timing
+    from benchmarks import environment, performance, performance_page, shapes, timing
 
-    device, machine = timing.CudaDevice(), performance.machine()
+    device, machine = timing.CudaDevice(), environment.line()
     runs = []
     if "tables" in parts:
         runs.append(performance.measure(device, "cuda", names, shapes.TABLES, largest=largest, machine=machine))
@@ -133,8 +138,8 @@ def _block(counts: list[int]) -> int:
 
     if reason := gpu.reason_absent():
         raise ValueError(f"block measures GPU time and needs a GPU: {reason}")
-    from benchmarks import model_block, performance, timing
+    from benchmarks import environment, model_block, timing
 
-    print(f"{performance.machine()}; attention layer of {model_block.MODEL}, bfloat16, one sequence\n")
+    print(f"{environment.line()}; attention layer of {model_block.MODEL}, bfloat16, one sequence\n")
     print(model_block.table(list(model_block.measure(timing.CudaDevice(), "cuda", counts))))
     return 0

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import platform
+import subprocess
+from pathlib import Path
 
 import torch
 
@@ -44,6 +46,28 @@ def device() -> dict[str, str]:
         }
     except Exception as error:  # NVML has many ways not to be there; none of them concerns a measurement
         return found | {"driver": f"unknown: {error}"}
+
+
+def line() -> str:
+    """The GPU, its driver and the versions that decide the numbers, in one line."""
+    found = device() | versions()
+    if gpu.reason_absent():
+        found |= {"gpu": f"CPU {platform.processor() or platform.machine()}", "driver": "absent"}
+    names = ("gpu", "driver", "cuda", "torch", "triton", "flashinfer-python", "liger-kernel")
+    return ", ".join(found[name] if name == "gpu" else f"{name} {found.get(name, 'absent')}" for name in names)
+
+
+def commit() -> str:
+    """The commit of the working tree, with "+" where it has changed since; empty outside a git repository."""
+    root = Path(__file__).resolve().parent.parent
+    words = []
+    for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        try:
+            done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+        words.append(done.stdout.strip())
+    return words[0] + ("+" if words[1] else "")
 
 
 def providers() -> dict[str, str]:

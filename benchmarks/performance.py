@@ -142,12 +142,3 @@ def load(path: Path) -> list[Row]:
 
 def _number(text: str) -> float | None:
     return float(text) if text else None
-
-
-def machine() -> str:
-    """The GPU, its driver and the versions that decide the numbers, in one line."""
-    from benchmarks import environment
-
-    found = environment.device() | environment.versions()
-    names = ("gpu", "driver", "cuda", "torch", "triton", "flashinfer-python", "liger-kernel")
-    return ", ".join(f"{found[name]}" if name == "gpu" else f"{name} {found.get(name, 'absent')}" for name in names)

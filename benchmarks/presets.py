@@ -43,21 +43,21 @@ class Shard:
         return self.preset.num_heads % self.tp_size == 0
 
 
-def shard(name: str, tp_size: int = 1) -> Shard:
+def shard(model: str | Preset, tp_size: int = 1) -> Shard:
     """One rank of a model.
 
     Args:
-        name: a key of PRESETS.
+        model: a key of PRESETS, or a preset.
         tp_size: tensor-parallel size, from 1 to the model's number of heads.
 
     Raises:
         ValueError: the name is not in PRESETS or the tp_size is out of range.
     """
-    if name not in PRESETS:
-        raise ValueError(f"model name {name!r} is not in the table, wanted one of {sorted(PRESETS)}")
-    preset = PRESETS[name]
+    if isinstance(model, str) and model not in PRESETS:
+        raise ValueError(f"model name {model!r} is not in the table, wanted one of {sorted(PRESETS)}")
+    preset = PRESETS[model] if isinstance(model, str) else model
     if not 1 <= tp_size <= preset.num_heads:
-        raise ValueError(f"tp_size must be in 1 .. {preset.num_heads} (heads of {name}), got {tp_size}")
+        raise ValueError(f"tp_size must be in 1 .. {preset.num_heads} (heads of {preset.name}), got {tp_size}")
     return Shard(preset, tp_size, preset.num_heads // tp_size, max(1, preset.num_kv_heads // tp_size))
 
 

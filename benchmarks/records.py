@@ -159,22 +159,24 @@ ROPE_HEADER = ("batch_size", "seq_len", "num_heads", "PyTorch", "FlashInfer", "v
 
 
 def mrope_rows(records: Iterable[Record]) -> list[list[object]]:
-    """vLLM's rows for the shapes that both native and triton have a number for; seconds."""
+    """vLLM's rows, seconds; empty where native or triton has no number, and left out where neither has."""
     rows: list[list[object]] = []
-    for by_provider in _by_shape(records).values():
-        native, triton = by_provider.get("native"), by_provider.get("triton")
-        if native is None or triton is None or native.mean_us is None or triton.mean_us is None:
+    for by_provider in by_shape(records).values():
+        pair = [by_provider.get(name) for name in ("native", "triton")]
+        means = [None if record is None else record.mean_us for record in pair]
+        if means == [None, None]:
             continue
+        first = next(iter(by_provider.values()))
         seconds = [
-            None if value is None else value * 1e-6
-            for record in (native, triton)
-            for value in (getattr(record, f"{name}_us") for name in STATISTICS)
+            "" if record is None or (us := getattr(record, f"{name}_us")) is None else us * 1e-6
+            for record in pair
+            for name in STATISTICS
         ]
         rows.append(
             [
-                native.model_name, native.tp_size, native.num_tokens, native.num_heads, native.num_kv_heads,
-                native.head_size, native.max_position, native.is_neox_style, native.rope_parameters, native.dtype,
-                *seconds, native.mean_us / triton.mean_us,
+                first.model_name, first.tp_size, first.num_tokens, first.num_heads, first.num_kv_heads, first.head_size,
+                first.max_position, first.is_neox_style, first.rope_parameters, first.dtype, *seconds,
+                means[0] / means[1] if means[0] and means[1] else "",
             ]
         )  # fmt: skip
     return rows
@@ -183,7 +185,7 @@ def mrope_rows(records: Iterable[Record]) -> list[list[object]]:
 def rope_rows(records: Iterable[Record]) -> list[list[object]]:
     """vLLM's rows: batch, sequence, heads, then `us` of native, flashinfer and vllm; empty where there is none."""
     rows: list[list[object]] = []
-    for by_provider in _by_shape(records).values():
+    for by_provider in by_shape(records).values():
         first = next(iter(by_provider.values()))
         times = [by_provider[name].us if name in by_provider else None for name in ("native", "flashinfer", "vllm")]
         rows.append([first.batch_size, first.seq_len, first.num_heads, *("" if us is None else us for us in times)])
@@ -208,7 +210,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         raise ValueError(f"{path} cannot be written: {error}") from error
 
 
-def _by_shape(records: Iterable[Record]) -> dict[tuple[object, ...], dict[str, Record]]:
+def by_shape(records: Iterable[Record]) -> dict[tuple[object, ...], dict[str, Record]]:
+    """Shape -> provider -> record, in the order of the records."""
     shapes: dict[tuple[object, ...], dict[str, Record]] = {}
     for record in records:
         shapes.setdefault(record.shape, {})[record.provider] = record

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import summary
 from benchmarks.performance import Row as PerformanceRow
+from benchmarks.records import Record
 from benchmarks.results import Row
 
 # Colours that colour-blind people tell apart (Okabe and Ito), and a mark each for print.
@@ -67,7 +69,46 @@ def plot_performance(rows: Sequence[PerformanceRow], path: Path, *, share: bool 
     _plot(panels, rows[0].machine.partition(",")[0] + ", cold L2 cache", label, path, log_values=not share)
 
 
-def _plot(panels: _Panels, title: str, label: str, path: Path, *, log_values: bool) -> None:
+def plot_sweep(records: Sequence[Record], path: Path, *, speedup: bool = False) -> None:
+    """A panel for each model or shape, a line for each provider over tokens, with the band of its interval.
+
+    Args:
+        records: of one run.
+        path: of the picture.
+        speedup: draw the speedup over native, else the time.
+
+    Raises:
+        ValueError: there is no number to draw.
+    """
+    panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    bands: dict[str, dict[str, list[tuple[int, float, float]]]] = {}
+    for record in records:
+        numbers = (
+            (record.speedup, record.speedup_low, record.speedup_high)
+            if speedup
+            else (record.us, record.us_low, record.us_high)
+        )
+        value, low, high = numbers
+        if value is None or low is None or high is None:
+            continue
+        title = summary.title(record)
+        panels.setdefault(title, {}).setdefault(record.provider, []).append((record.num_tokens, value))
+        bands.setdefault(title, {}).setdefault(record.provider, []).append((record.num_tokens, low, high))
+    if not panels:
+        raise ValueError("there is no number to draw")
+    label = "speedup over native" if speedup else "time of a call, us"
+    _plot(panels, records[0].machine.partition(",")[0], label, path, log_values=True, bands=bands)
+
+
+def _plot(
+    panels: _Panels,
+    title: str,
+    label: str,
+    path: Path,
+    *,
+    log_values: bool,
+    bands: Mapping[str, Mapping[str, Sequence[tuple[int, float, float]]]] | None = None,
+) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -80,6 +121,9 @@ def _plot(panels: _Panels, title: str, label: str, path: Path, *, log_values: bo
     )
     for axis, (name, providers) in zip(axes.flat, panels.items(), strict=False):
         _draw(axis, name, providers)
+        for provider, band in ((bands or {}).get(name, {})).items():
+            tokens, low, high = zip(*sorted(band), strict=True)
+            axis.fill_between(tokens, low, high, color=_style(provider)[0], alpha=0.25, linewidth=0)
         if log_values:
             axis.set_yscale("log")
         else:
@@ -91,7 +135,7 @@ def _plot(panels: _Panels, title: str, label: str, path: Path, *, log_values: bo
     for axis in axes[:, 0]:
         axis.set_ylabel(label)
     handles = {text: line for axis in axes.flat for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    names = [name for name in _STYLES if name in handles]
+    names = sorted(handles, key=lambda name: list(_STYLES).index(name) if name in _STYLES else len(_STYLES))
     axes[0, 0].legend([handles[name] for name in names], names, frameon=False, fontsize=8)
     figure.suptitle(title)
     figure.tight_layout()
@@ -100,9 +144,13 @@ def _plot(panels: _Panels, title: str, label: str, path: Path, *, log_values: bo
 
 
 def _draw(axis: Any, name: str, providers: Mapping[str, Sequence[tuple[int, float]]]) -> None:
-    for provider, (colour, marker) in _STYLES.items():
-        if points := sorted(providers.get(provider, [])):
-            axis.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=provider)
+    for provider, points in providers.items():
+        colour, marker = _style(provider)
+        axis.plot(*zip(*sorted(points), strict=True), color=colour, marker=marker, markersize=5, label=provider)
     axis.set_title(name, fontsize=9)
     axis.set_xscale("log", base=2)
     axis.grid(visible=True, which="major", alpha=0.3)
+
+
+def _style(provider: str) -> tuple[str, str]:
+    return _STYLES.get(provider, ("#999999", "P"))  # a user's own

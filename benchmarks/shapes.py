@@ -46,7 +46,7 @@ TABLES: Shapes = {
     ),
 }
 
-_QWEN_SHARDS = {
+MROPE_SHARDS: dict[str, tuple[int, ...]] = {
     "Qwen/Qwen2-VL-2B-Instruct": (1,),
     "Qwen/Qwen2-VL-7B-Instruct": (1,),
     "Qwen/Qwen2-VL-72B-Instruct": (2, 4, 8),
@@ -54,11 +54,16 @@ _QWEN_SHARDS = {
     "Qwen/Qwen2.5-VL-7B-Instruct": (1, 2, 4, 8),
     "Qwen/Qwen2.5-VL-72B-Instruct": (2, 4, 8),
 }
-_POWERS_OF_TWO = tuple(2**i for i in range(18))
+"""What vLLM's benchmark_mrope.py measures with no model named: 16 pairs of model and tensor-parallel size."""
+
+MROPE_NUM_TOKENS = tuple(2**i for i in range(18))
+
+ROPE_BATCH_SIZES, ROPE_SEQ_LENS, ROPE_NUM_HEADS = (1, 4, 16, 64), (64, 128, 256, 512), (32, 48)
+"""What its benchmark_rope.py measures."""
 
 MROPE_GRID: Shapes = {
-    f"benchmark_mrope: {name.removeprefix('Qwen/')} tp {tp_size}": (_workload(name, tp_size), _POWERS_OF_TWO)
-    for name, tp_sizes in _QWEN_SHARDS.items()
+    f"benchmark_mrope: {name.removeprefix('Qwen/')} tp {tp_size}": (_workload(name, tp_size), MROPE_NUM_TOKENS)
+    for name, tp_sizes in MROPE_SHARDS.items()
     for tp_size in tp_sizes
 }
 """vLLM's benchmark_mrope.py with no model named: 16 shards x 18 token counts."""
@@ -66,15 +71,15 @@ MROPE_GRID: Shapes = {
 ROPE_GRID: Shapes = {
     f"benchmark_rope: {heads} heads, {pairing}": (
         Workload(1, heads, heads, 128, 32, {"rope_theta": 1e4}, is_neox_style=pairing == "NeoX"),
-        tuple(sorted(batch * seq for batch in (1, 4, 16, 64) for seq in (64, 128, 256, 512))),
+        tuple(sorted(batch * seq for batch in ROPE_BATCH_SIZES for seq in ROPE_SEQ_LENS)),
     )
-    for heads in (32, 48)
+    for heads in ROPE_NUM_HEADS
     for pairing in ("NeoX", "GPT-J")
 }
 """vLLM's benchmark_rope.py: 32 shapes (batch x sequence x heads), in both pairings."""
 
 LLAMA_GRID: Shapes = {
-    f"Llama-3.1: {size} tp {tp_size}": (_workload(f"meta-llama/Llama-3.1-{size}", tp_size), _POWERS_OF_TWO)
+    f"Llama-3.1: {size} tp {tp_size}": (_workload(f"meta-llama/Llama-3.1-{size}", tp_size), MROPE_NUM_TOKENS)
     for size, tp_size in (("8B", 1), ("70B", 8))
 }
 """Full rotary without mRoPE."""

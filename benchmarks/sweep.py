@@ -127,10 +127,12 @@ def _measure(
         share_of_roofline=None if floor is None else floor / us,
         cache="" if settings.device is None else "cold",
     )
-    base = record if blank.provider == BASELINE else baseline
-    if base is None or base.us is None or base.us_low is None or base.us_high is None:
+    if blank.provider == BASELINE:
+        return replace(record, speedup=1.0, speedup_low=1.0, speedup_high=1.0)
+    if baseline is None or baseline.us is None or baseline.us_low is None or baseline.us_high is None:
         return record
-    return replace(record, speedup=base.us / us, speedup_low=base.us_low / high, speedup_high=base.us_high / low)
+    least, most = baseline.us_low / high, baseline.us_high / low
+    return replace(record, speedup=baseline.us / us, speedup_low=least, speedup_high=most)
 
 
 def _blank(cell: Cell, provider: str, settings: Settings) -> Record:
@@ -156,6 +158,11 @@ def _blank(cell: Cell, provider: str, settings: Settings) -> Record:
         provider=provider,
         status="",
     )
+
+
+def shape_of(cell: Cell, settings: Settings) -> tuple[object, ...]:
+    """The shape that a cell's records have."""
+    return _blank(cell, "", settings).shape
 
 
 def place_of(device: str | None = None) -> str:

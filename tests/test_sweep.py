@@ -143,12 +143,12 @@ def test_folder_that_cannot_be_made(tmp_path):
 
 
 def test_vllms_mrope_format(rows, tmp_path):
-    """The header to the byte, seconds, the speedup of the means; only shapes that have both."""
+    """The header to the byte, seconds, the speedup of the means; empty where one has no number."""
     triton = replace(rows[0], provider="triton", **{f"{name}_us": 2.0 for name in records.STATISTICS})
     native = replace(rows[0], **{f"{name}_us": 5.0 for name in records.STATISTICS})
     path = tmp_path / "mrope.csv"
     records.write_csv(path, records.MROPE_HEADER, records.mrope_rows([native, triton, *rows[4:]]))
-    header, line = path.read_bytes().splitlines()
+    header, line, alone = path.read_bytes().splitlines()
     assert header.decode() == (
         "model_name,tp_size,num_tokens,num_heads,num_kv_heads,head_dim,max_position,is_neox_style,rope_parameters,dtype,"
         "torch_mean,torch_median,torch_p99,torch_min,torch_max,triton_mean,triton_median,triton_p99,triton_min,"
@@ -158,6 +158,7 @@ def test_vllms_mrope_format(rows, tmp_path):
     assert values[:8] == ["Qwen/Qwen2.5-VL-72B-Instruct", "8", "2", "8", "1", "128", "32768", "True"]
     assert "'mrope_section': [16, 24, 24]" in values[8]
     assert [float(value) for value in values[10:]] == pytest.approx([5e-6] * 5 + [2e-6] * 5 + [2.5])
+    assert next(csv.reader([alone.decode()]))[15:] == [""] * 6
 
 
 def test_vllms_rope_format(rows):
