@@ -55,8 +55,10 @@ def yarn_frequencies(rotary_dim: int, rope_parameters: RopeParameters, max_posit
         )
     steps = torch.arange(rotary_dim // 2, dtype=torch.float32, device="cpu")
     slowed = ((steps - low) / (high - low or 0.001)).clamp(0, 1)
-    wavenumbers = _wavenumbers(theta, rotary_dim)
-    return slowed / (factor * wavenumbers) + (1 - slowed) / wavenumbers, _yarn_attention(rope_parameters, factor)
+    kept, wavenumbers = 1 - slowed, _wavenumbers(theta, rotary_dim)
+    # In transformers' order of operations, to the bit: at far positions a unit in the last place is a wrong angle.
+    inv_freq = 1.0 / (factor * wavenumbers) * (1 - kept) + 1.0 / wavenumbers * kept
+    return inv_freq, _yarn_attention(rope_parameters, factor)
 
 
 def _yarn_attention(rope_parameters: RopeParameters, factor: float) -> float:

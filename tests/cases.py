@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks.check import oracle
+from benchmarks.oracle import oracle
 from benchmarks.presets import PRESETS
 from benchmarks.workload import Workload
 from ropekern import compute_cos_sin_cache
@@ -20,6 +20,16 @@ TABLE_ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-12, torch.bfloat16: 2
 CHUNKED = {"rope_theta": 1e6, "mrope_section": (16, 24, 24)}
 INTERLEAVED = {"rope_theta": 5e6, "mrope_section": (24, 20, 20), "mrope_interleaved": True}
 LLAMA3 = dict(PRESETS["meta-llama/Llama-3.1-8B"].rope_parameters)
+
+ORIGINAL = {"rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 2048}
+YARN = {"rope_type": "yarn", **ORIGINAL}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0 + i / 100 for i in range(32)],
+    "long_factor": [2.0 + i / 10 for i in range(32)],
+    "original_max_position_embeddings": 2048,
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,12 @@ CASES = {
     "empty axis": Case("no t channels", rope={"rope_theta": 1e4, "mrope_section": (0, 12, 20)}),
     "text": Case("section, 1-D positions", head_size=128, rope=INTERLEAVED, is_text=True),
     "llama3": Case("slowed low frequencies", head_size=128, rope=LLAMA3, table_rows=32768),
+    "linear": Case("positions divided", rope={"rope_type": "linear", **ORIGINAL}, table_rows=8192),
+    "dynamic": Case("larger theta", rope={"rope_type": "dynamic", **ORIGINAL}, table_rows=8192),
+    "yarn": Case("ramp, scaled cos and sin", rope=YARN, table_rows=8192),
+    "yarn mrope": Case("both at once", head_size=128, rope={**CHUNKED, **YARN}, table_rows=8192),
+    "longrope": Case("a factor a channel", rope=LONGROPE, table_rows=8192),
+    "longrope short": Case("within the original length", rope=LONGROPE, table_rows=2048),
     "int32": Case("narrow positions", position_dtype=torch.int32),
     "int32 mrope": Case("three narrow rows", head_size=128, rope=CHUNKED, position_dtype=torch.int32),
     "float16 table": Case("model-dtype table", table_dtype=torch.float16),

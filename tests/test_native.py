@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks import providers
-from benchmarks.check import check, oracle
+from benchmarks.check import check
+from benchmarks.oracle import oracle
 from benchmarks.presets import PRESETS, shard
 from benchmarks.workload import Workload
 from ropekern import apply_rope, apply_rope_
