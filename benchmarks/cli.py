@@ -32,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page.add_argument("csv", type=Path, nargs="+", help="what performance wrote: one file, or one for each part")
     block = commands.add_parser("block", help="a transformers attention layer with and without this package")
     block.add_argument("--num-tokens", type=int, nargs="+", default=[1, 128, 1024, 8192])
+    accuracy = commands.add_parser("accuracy", help="the error of angles, table, cast and kernel, apart")
+    accuracy.add_argument("--model-name", default="Qwen/Qwen2-VL-7B-Instruct", help="as for mrope")
+    accuracy.add_argument("--num-tokens", type=int, default=1024)
+    accuracy.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    accuracy.add_argument("--device", help="default: the GPU, else the CPU")
     seed_cli.add_commands(commands)
     options = parser.parse_args(arguments)
     run: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -41,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "performance": lambda o: _performance(o.provider, o.num_tokens, o.output_csv, o.part),
         "page": lambda o: _page(o.page, o.csv),
         "block": lambda o: _block(o.num_tokens),
+        "accuracy": lambda o: _accuracy(o.model_name, o.num_tokens, o.dtype, o.device),
         "mrope": seed_cli.run_mrope,
         "rope": seed_cli.run_rope,
     }
@@ -142,4 +148,21 @@ def _block(counts: list[int]) -> int:
 
     print(f"{environment.line()}; attention layer of {model_block.MODEL}, bfloat16, one sequence\n")
     print(model_block.table(list(model_block.measure(timing.CudaDevice(), "cuda", counts))))
+    return 0
+
+
+def _accuracy(model_name: str, num_tokens: int, dtype: str, device: str | None) -> int:
+    import torch
+
+    from benchmarks import accuracy, models, presets, sweep
+    from benchmarks.providers import PROVIDERS
+    from benchmarks.workload import Workload
+
+    place = sweep.place_of(device)
+    workload = Workload.of(presets.shard(models.find(model_name)), num_tokens, dtype=getattr(torch, dtype))
+    print(f"{model_name}, {num_tokens} tokens, {dtype}, positions below {workload.table_rows}; of the largest input\n")
+    print(accuracy.table(list(accuracy.measure(workload, list(PROVIDERS), place))))
+    for name in ("bfloat16", "float16"):
+        error = accuracy.table_error(workload, place, getattr(torch, name))
+        print(f"\na {name} table instead of float32 would cost {error:.1e}")
     return 0

@@ -1,0 +1,92 @@
+"""Where the error of a rotation comes from: the angles, the table's dtype, the result's dtype, and the kernel.
+
+Each part is the largest difference between two results of the same inputs, of which one has that step and the other has
+not; of the largest input, which is a rotation's largest result.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks.oracle import oracle
+from benchmarks.providers import PROVIDERS
+from benchmarks.workload import Workload, make_inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Largest errors, of the largest input."""
+
+    provider: str
+    angles: float
+    """float32 angles instead of exact ones, as models were trained: the same for every provider."""
+    cast: float
+    """The exact result of those angles, rounded to the dtype of query: no provider can do better."""
+    kernel: float
+    """What the provider's result is off beyond that rounding."""
+    total: float
+    """The provider's result against exact angles."""
+    status: str = "ok"
+
+
+def measure(workload: Workload, names: Sequence[str], place: str, seed: int = 0) -> Iterator[Error]:
+    """Errors as they are found.
+
+    Args:
+        workload: shape, variant and dtype.
+        names: keys of PROVIDERS.
+        place: torch device.
+        seed: of the inputs.
+    """
+    for name in names:
+        (inputs,) = make_inputs(workload, 1, place, seed)
+        before = inputs.query.clone()
+        exact, trained = (oracle(workload, inputs.positions, before, dtype) for dtype in (torch.float64, torch.float32))
+        scale = float(before.double().abs().max())
+        rounded = trained.to(workload.dtype).double()
+        try:
+            result = PROVIDERS[name].make_call(workload, inputs)()
+            after = (result[0] if isinstance(result, tuple) else inputs.query).double()
+        except Exception as error:  # why this provider has no number
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            nothing = float("nan")
+            yield Error(name, nothing, nothing, nothing, nothing, reason)
+            continue
+        yield Error(
+            name,
+            angles=_largest(trained - exact) / scale,
+            cast=_largest(rounded - trained) / scale,
+            kernel=max(0.0, _largest(after - trained) - _largest(rounded - trained)) / scale,
+            total=_largest(after - exact) / scale,
+        )
+
+
+def table_error(workload: Workload, place: str, dtype: torch.dtype, seed: int = 0) -> float:
+    """What a table of a coarser dtype costs, of the largest input: native in float32, with that table and without."""
+    from benchmarks import subject
+
+    workload = replace(workload, dtype=torch.float32)
+    results = []
+    for table_dtype in (torch.float32, dtype):
+        (inputs,) = make_inputs(workload, 1, place, seed)
+        table = subject.cos_sin_cache(workload, inputs.query.device).to(table_dtype).float()
+        subject.bind("native", workload)(inputs.positions, inputs.query, inputs.key, table)
+        results.append(inputs.query.double())
+    return _largest(results[0] - results[1]) / float(results[0].abs().max())
+
+
+def table(errors: Sequence[Error]) -> str:
+    """Markdown."""
+    lines = ["| provider | angles | cast | kernel | total |", "| --- " * 5 + "|"]
+    for error in errors:
+        if error.status == "ok":
+            numbers = (error.angles, error.cast, error.kernel, error.total)
+            lines.append(f"| {error.provider} | {' | '.join(f'{x:.1e}' for x in numbers)} |")
+        else:
+            lines.append(f"| {error.provider} | {error.status} |  |  |  |")
+    return "\n".join(lines)
+
+
+def _largest(difference: torch.Tensor) -> float:
+    return float(difference.abs().max())
