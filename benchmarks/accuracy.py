@@ -4,13 +4,13 @@ Each part is the largest difference between two results of the same inputs, of w
 not; of the largest input, which is a rotation's largest result.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from benchmarks.oracle import oracle
-from benchmarks.providers import PROVIDERS
+from benchmarks.providers import Provider
 from benchmarks.workload import Workload, make_inputs
 
 
@@ -30,23 +30,23 @@ class Error:
     status: str = "ok"
 
 
-def measure(workload: Workload, names: Sequence[str], place: str, seed: int = 0) -> Iterator[Error]:
+def measure(workload: Workload, providers: Mapping[str, Provider], place: str, seed: int = 0) -> Iterator[Error]:
     """Errors as they are found.
 
     Args:
         workload: shape, variant and dtype.
-        names: keys of PROVIDERS.
+        providers: name -> provider.
         place: torch device.
         seed: of the inputs.
     """
-    for name in names:
+    for name, provider in providers.items():
         (inputs,) = make_inputs(workload, 1, place, seed)
         before = inputs.query.clone()
         exact, trained = (oracle(workload, inputs.positions, before, dtype) for dtype in (torch.float64, torch.float32))
         scale = float(before.double().abs().max())
         rounded = trained.to(workload.dtype).double()
         try:
-            result = PROVIDERS[name].make_call(workload, inputs)()
+            result = provider.make_call(workload, inputs)()
             after = (result[0] if isinstance(result, tuple) else inputs.query).double()
         except Exception as error:  # why this provider has no number
             reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accuracy.add_argument("--model-name", default="Qwen/Qwen2-VL-7B-Instruct", help="as for mrope")
     accuracy.add_argument("--num-tokens", type=int, default=1024)
     accuracy.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    accuracy.add_argument("--provider", nargs="+", help="as for mrope; default: all that are known")
     accuracy.add_argument("--device", help="default: the GPU, else the CPU")
     seed_cli.add_commands(commands)
     options = parser.parse_args(arguments)
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "performance": lambda o: _performance(o.provider, o.num_tokens, o.output_csv, o.part),
         "page": lambda o: _page(o.page, o.csv),
         "block": lambda o: _block(o.num_tokens),
-        "accuracy": lambda o: _accuracy(o.model_name, o.num_tokens, o.dtype, o.device),
+        "accuracy": lambda o: _accuracy(o.model_name, o.num_tokens, o.dtype, o.provider, o.device),
         "mrope": seed_cli.run_mrope,
         "rope": seed_cli.run_rope,
     }
@@ -151,17 +152,16 @@ def _block(counts: list[int]) -> int:
     return 0
 
 
-def _accuracy(model_name: str, num_tokens: int, dtype: str, device: str | None) -> int:
+def _accuracy(model_name: str, num_tokens: int, dtype: str, names: list[str] | None, device: str | None) -> int:
     import torch
 
-    from benchmarks import accuracy, models, presets, sweep
-    from benchmarks.providers import PROVIDERS
+    from benchmarks import accuracy, models, presets, providers, sweep
     from benchmarks.workload import Workload
 
-    place = sweep.place_of(device)
+    chosen, place = providers.find(names or list(providers.PROVIDERS)), sweep.place_of(device)
     workload = Workload.of(presets.shard(models.find(model_name)), num_tokens, dtype=getattr(torch, dtype))
     print(f"{model_name}, {num_tokens} tokens, {dtype}, positions below {workload.table_rows}; of the largest input\n")
-    print(accuracy.table(list(accuracy.measure(workload, list(PROVIDERS), place))))
+    print(accuracy.table(list(accuracy.measure(workload, chosen, place))))
     for name in ("bfloat16", "float16"):
         error = accuracy.table_error(workload, place, getattr(torch, name))
         print(f"\na {name} table instead of float32 would cost {error:.1e}")
