@@ -128,6 +128,13 @@ ROPE_TYPES: dict[str, tuple[Callable[[int, RopeParameters, int], Frequencies], t
     "longrope": (longrope_frequencies, ("long_factor", "short_factor", "original_max_position_embeddings")),
 }
 
+_SHARED_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved"}
+_KEYS = _SHARED_KEYS | {
+    "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow", "mscale",
+    "mscale_all_dim", "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor", "finetuned",
+}  # fmt: skip
+"""What Hugging Face configs hold; a key that no variant knows is a misspelling or a variant that is not here."""
+
 
 def rope_type_of(rope_parameters: RopeParameters) -> str:
     """The rope_type, also under its older key `type`, where "mrope" only announced an mrope_section."""
@@ -150,11 +157,13 @@ def inverse_frequencies(rotary_dim: int, rope_parameters: RopeParameters, max_po
         `[rotary_dim // 2]` float32 radians per position, and the factor that multiplies cos and sin.
 
     Raises:
-        ValueError: the rope_type is unknown, a key it needs is missing, or a value is impossible.
+        ValueError: the rope_type or a key is unknown, a key it needs is missing, or a value is impossible.
     """
     rope_type = rope_type_of(rope_parameters)
     if rope_type not in ROPE_TYPES:
         raise ValueError(f"rope_parameters: rope_type {rope_type!r} is unknown, wanted one of {sorted(ROPE_TYPES)}")
+    if unknown := sorted(rope_parameters.keys() - _KEYS):
+        raise ValueError(f"rope_parameters: {', '.join(unknown)} is unknown, wanted keys among {sorted(_KEYS)}")
     function, needed = ROPE_TYPES[rope_type]
     missing = [key for key in ("rope_theta", *needed) if key not in rope_parameters]
     if missing:

@@ -83,6 +83,7 @@ TABLES = [
     ({"rotary_dim": 63}, ["rotary_dim", "63", "even"]),
     ({"rotary_dim": 0}, ["rotary_dim", "0", "positive"]),
     ({"max_position": 0}, ["max_position", "0", "positive"]),
+    ({"rope_parameters": {"mrope_interleave": True}}, ["mrope_interleave is unknown", "mrope_interleaved"]),
     ({"rope_parameters": {"rope_type": "ntk"}}, ["rope_type", "'ntk'", "llama3"]),
     ({"rope_parameters": {"type": "yarn", "factor": 4.0}}, ["'yarn'", "needs", "original_max_position_embeddings"]),
     ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0.5}}, ["factor", "at least 1", "0.5"]),
