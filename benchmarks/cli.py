@@ -130,6 +130,8 @@ def _page(page: Path, sources: Sequence[Path]) -> int:
 
     rows = [row for source in sources for row in performance.load(source)]
     pictures = {f"{page.stem}-latency.png": False, f"{page.stem}-roofline.png": True}
+    if not any(row.share_of_roofline is not None for row in rows):
+        pictures = {}  # a run of the grids alone
     for name, share in pictures.items():
         report.plot_performance(rows, page.with_name(name), share=share)
     links = ", ".join(f"[{source.name}]({source.name})" for source in sources)

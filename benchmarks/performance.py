@@ -63,7 +63,7 @@ def measure(
                 (inputs,) = make_inputs(workload, 1, place)
                 traffic = workload.bytes_moved(inputs.positions) / 1e6
                 del inputs
-                floor = _median_us(roofline.floor_sampler(workload, device, place)) if not is_grid else None
+                floor = None if is_grid else _floor_us(workload, device, place)
                 measured[workload] = []
                 for name in names:
                     row = _measure_row(table, workload, name, traffic, floor, device, place, is_grid=is_grid)
@@ -73,8 +73,12 @@ def measure(
                 yield from (replace(row, table=table) for row in measured[workload])
 
 
-def _median_us(sample: timing.Sampler) -> float:
-    return statistics.median(sample() for _ in range(SAMPLES)) * 1e6
+def _floor_us(workload: Workload, device: timing.Device, place: str) -> float | None:
+    try:
+        sample = roofline.floor_sampler(workload, device, place)
+        return statistics.median(sample() for _ in range(SAMPLES)) * 1e6
+    except (RuntimeError, timing.MeasuringError):  # out of memory, throttled: the rows go on without a share
+        return None
 
 
 def _measure_row(

@@ -73,8 +73,7 @@ def run(
             record = found.get(blank.key)
             if record is None:
                 if floor is None and settings.device is not None:
-                    sample = roofline.floor_sampler(cell.workload, settings.device, settings.place)
-                    floor = statistics.median(sample() for _ in range(_GRAPH_SAMPLES)) * 1e6
+                    floor = _floor_us(cell.workload, settings.device, settings.place)
                 record = _measure(cell, providers[name], blank, settings, floor, baseline)
                 yield record
             if name == BASELINE:
@@ -99,6 +98,14 @@ def measure(make_call: MakeCall, name: str, workload: Workload, settings: Settin
     return Times(
         [graph() * 1e6 for _ in range(_GRAPH_SAMPLES)], [single() * 1e6 for _ in range(settings.benchmark_iter)]
     )
+
+
+def _floor_us(workload: Workload, device: timing.Device, place: str) -> float | None:
+    try:
+        sample = roofline.floor_sampler(workload, device, place)
+        return statistics.median(sample() for _ in range(_GRAPH_SAMPLES)) * 1e6
+    except (RuntimeError, timing.MeasuringError):  # out of memory, throttled: the rows go on without a share
+        return None
 
 
 def _measure(

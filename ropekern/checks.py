@@ -78,13 +78,7 @@ def check_positions(
     positions: torch.Tensor, num_tokens: int, max_position: int, mrope_section: tuple[int, int, int] | None
 ) -> None:
     """Shape and dtype, and on a CPU the values."""
-    if positions.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"positions must be int32 or int64, got {positions.dtype}")
-    shape = tuple(positions.shape)
-    if shape not in ((num_tokens,), (3, num_tokens)):
-        raise ValueError(f"positions must be [num_tokens] or [3, num_tokens] with num_tokens {num_tokens}, got {shape}")
-    if positions.dim() == 2 and mrope_section is None:
-        raise ValueError(f"mrope_section must be given for positions of shape [3, num_tokens], got None with {shape}")
+    check_positions_shape(positions, num_tokens, mrope_section)
     # On a GPU the values are not looked at: that would wait for the device. A compiler has none to look at.
     if positions.device.type == "cpu" and positions.numel() and not torch.compiler.is_compiling():
         low, high = (int(x) for x in positions.aminmax())
@@ -92,3 +86,14 @@ def check_positions(
             raise ValueError(
                 f"positions must lie in 0 .. {max_position - 1} (rows of cos_sin_cache), got {low} .. {high}"
             )
+
+
+def check_positions_shape(positions: torch.Tensor, num_tokens: int, mrope_section: tuple[int, int, int] | None) -> None:
+    """Shape and dtype."""
+    if positions.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"positions must be int32 or int64, got {positions.dtype}")
+    shape = tuple(positions.shape)
+    if shape not in ((num_tokens,), (3, num_tokens)):
+        raise ValueError(f"positions must be [num_tokens] or [3, num_tokens] with num_tokens {num_tokens}, got {shape}")
+    if positions.dim() == 2 and mrope_section is None:
+        raise ValueError(f"mrope_section must be given for positions of shape [3, num_tokens], got None with {shape}")

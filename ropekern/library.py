@@ -26,11 +26,11 @@ torch.library.define(
 def _apply_rope_(
     positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None, cos_sin_cache: torch.Tensor, *layout: Any
 ) -> None:
-    with torch.no_grad():
-        ops.apply_rope_(
-            positions, query, key, cos_sin_cache,
-            is_neox_style=layout[0], mrope_section=layout[1], mrope_interleaved=layout[2], backend=layout[3],
-        )  # fmt: skip
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (query, key, cos_sin_cache)):
+        raise UnsupportedError(
+            "torch.ops.ropekern.apply_rope_ gives no gradient, which a tensor requires: use apply_rope"
+        )
+    ops.rotate_(positions, query, key, cos_sin_cache, layout)
 
 
 @torch.library.impl("ropekern::apply_rope", "CompositeExplicitAutograd")
@@ -43,21 +43,24 @@ def _apply_rope(
 
 
 @torch.library.register_fake("ropekern::apply_rope_")
-def _fake_apply_rope_(*_: Any) -> None:
-    pass
+def _fake_apply_rope_(
+    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None, cos_sin_cache: torch.Tensor, *layout: Any
+) -> None:
+    ops.check_shapes(positions, query, key, cos_sin_cache, layout)
 
 
 @torch.library.register_fake("ropekern::apply_rope")
 def _fake_apply_rope(
-    _: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None, *__: Any
+    positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None, cos_sin_cache: torch.Tensor, *rest: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    ops.check_shapes(positions, query, key, cos_sin_cache, rest[:-1])
     return query.new_empty(query.shape), query.new_empty(0) if key is None else key.new_empty(key.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:  # noqa: ARG001  torch names them
     positions, _, key, cos_sin_cache, *layout, inverse = inputs
     if ctx.needs_input_grad[3]:
-        raise UnsupportedError("cos_sin_cache requires a gradient, only backend 'native' gives this one")
+        raise UnsupportedError("cos_sin_cache requires a gradient, which torch.ops.ropekern.apply_rope does not give")
     ctx.save_for_backward(positions, cos_sin_cache)
     ctx.has_key, ctx.layout, ctx.inverse = key is not None, layout, inverse
 

@@ -11,10 +11,18 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 from torch.compiler import is_dynamo_compiling
 
 from ropekern import knobs
-from ropekern.checks import check_mrope_section, check_positions, check_tensors, check_writable
+from ropekern.checks import (
+    check_mrope_section,
+    check_positions,
+    check_positions_shape,
+    check_tensors,
+    check_writable,
+)
 from ropekern.errors import UnsupportedError
 
 BACKENDS = ("native", "triton", "flashinfer")
@@ -110,6 +118,35 @@ def apply_rope(
     return query_out, key_out
 
 
+def rotate_(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    cos_sin_cache: torch.Tensor,
+    layout: tuple[Any, ...],
+) -> None:
+    """apply_rope_ below autograd and the dispatcher."""
+    with torch.no_grad():
+        _run(positions, query, key, query, key, cos_sin_cache, layout)
+
+
+def check_shapes(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    cos_sin_cache: torch.Tensor,
+    layout: tuple[Any, ...],
+) -> None:
+    """What can be checked of tensors without data. Raises as apply_rope_."""
+    _, mrope_section, mrope_interleaved, backend = layout
+    check_tensors(positions, query, key, cos_sin_cache)
+    if mrope_section is not None:
+        check_mrope_section(mrope_section, mrope_interleaved, cos_sin_cache.shape[1])
+    check_positions_shape(positions, query.shape[0], mrope_section)
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {BACKENDS}, got {backend!r}")
+
+
 def rotated(
     positions: torch.Tensor,
     query: torch.Tensor,
@@ -134,7 +171,7 @@ def _run(
     layout: tuple[Any, ...],
     inverse: bool = False,
 ) -> None:
-    if type(layout[1]) is list:
+    if layout[1] is not None and type(layout[1]) is not tuple:
         layout = (layout[0], tuple(layout[1]), *layout[2:])
     p, q, k, t = positions, query, positions if key is None else key, cos_sin_cache
     geometry = (
@@ -142,11 +179,14 @@ def _run(
         k.shape, k.stride(), k.dtype, k.get_device(), t.shape, t.stride(), t.dtype, t.get_device(),
         layout, key is None, query_out is query, inverse, knobs.programmatic_dependent_launch,
     )  # fmt: skip
+    if query_out is query:
+        increment_version(query if key is None else (query, key))  # whoever saved them for a gradient must be told
     repeat = _repeats.get(geometry)
-    if repeat is not None and repeat(positions, query, key, query_out, key_out, cos_sin_cache):
+    has_no_tangent = forward_ad._current_level < 0
+    if repeat is not None and has_no_tangent and repeat(positions, query, key, query_out, key_out, cos_sin_cache):
         return
     made = _checked(positions, query, key, query_out, key_out, cos_sin_cache, layout, inverse)
-    if made is not None:
+    if made is not None and repeat is None:
         if len(_repeats) >= _MAX_GEOMETRIES:
             _repeats.clear()  # they are made again as they come; a cleverer choice would cost every call
         _repeats[geometry] = made
@@ -170,6 +210,10 @@ def _checked(
     check_positions(positions, query.shape[0], cos_sin_cache.shape[0], mrope_section)
     if query_out is query:
         check_writable(query, key)
+    if forward_ad._current_level >= 0 and _name(backend, query) != "native":
+        for name, x in (("query", query), ("key", key), ("cos_sin_cache", cos_sin_cache)):
+            if x is not None and forward_ad.unpack_dual(x).tangent is not None:
+                raise UnsupportedError(f"{name} has a tangent, only backend 'native' differentiates forwards")
     rope = _backend(_name(backend, query)).rope
     keywords = {
         "is_neox_style": is_neox_style,

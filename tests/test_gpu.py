@@ -211,6 +211,34 @@ def pdl():
 
 @pytest.mark.usefixtures("pdl")
 @pytest.mark.parametrize("in_graph", [False, True], ids=["stream", "graph"])
+def test_dependents_overlap_here(in_graph):
+    """The tests below could fail: a dependent that does not wait reads what its predecessor has yet to write."""
+    from tests.late_writer import dependent_copy_, late_copy_
+
+    right, staging = torch.ones(4096, device="cuda"), torch.zeros(4096, device="cuda")
+    results = {wait: torch.zeros(4096, device="cuda") for wait in (True, False)}
+    for wait, target in results.items():
+
+        def both(wait=wait, target=target):
+            late_copy_(staging, right)
+            dependent_copy_(target, staging, wait=wait)
+
+        both()  # compiled
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            both()
+        torch.cuda.synchronize()
+        staging.zero_()
+        target.zero_()
+        torch.cuda.synchronize()
+        graph.replay() if in_graph else both()
+        torch.cuda.synchronize()
+    assert results[True].all()
+    assert not results[False].any()
+
+
+@pytest.mark.usefixtures("pdl")
+@pytest.mark.parametrize("in_graph", [False, True], ids=["stream", "graph"])
 @pytest.mark.parametrize("late", ["positions", "query", "key", "table"])
 @pytest.mark.parametrize("num_tokens", [33, 2048], ids=["few tokens", "many tokens"])
 def test_pdl_waits_for_its_predecessor(num_tokens, late, in_graph):
@@ -446,6 +474,44 @@ def test_threads(backend):
     with ThreadPoolExecutor(len(calls)) as pool:
         for call, rotated in zip(calls, pool.map(work, calls), strict=True):
             call.assert_rotated(TOLERANCES, *rotated)
+
+
+def test_fresh_thread():
+    """A thread that has not used CUDA yet, a geometry that is known: nothing but the call makes its context current."""
+    call, known = Call(CASES["chunked"], "cuda"), Call(CASES["chunked"], "cuda")
+    apply_rope_(*known.arguments, **known.keywords, backend="triton")
+    torch.cuda.synchronize()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(apply_rope_, *call.arguments, **call.keywords, backend="triton").result()
+    torch.cuda.synchronize()
+    call.assert_in_place(TOLERANCES)
+
+
+def test_no_query_head():
+    """Zero heads have no address: the prefetch must not ask for one."""
+    for num_tokens in (5, 9000):
+        call = Call(Case("", num_tokens, heads=(2, 2), head_size=128, dtype=torch.bfloat16), "cuda")
+        wanted, _ = apply_rope(call.positions, call.key, None, call.table, backend="native")
+        for _ in range(2):
+            _, key = apply_rope(call.positions, call.query[:, :0], call.key, call.table, backend="triton")
+            assert torch.allclose(key.float(), wanted.float(), rtol=2.0**-7, atol=1e-5)
+    torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_few_kernels_are_compiled(name):
+    """One model, all its token counts, contiguous and packed: at most four kernels for each memory layout."""
+    from ropekern.backends.triton import rope_kernel
+
+    counts = []
+    for is_packed in (False, True):
+        before = len(rope_kernel.device_caches[0][0])
+        for num_tokens in (1, 2, 16, 31, 128, 513, 1024, 2048, 8192, 16384):
+            workload = Workload.of(shard(name), num_tokens, is_packed=is_packed)
+            (inputs,) = make_inputs(workload, 1, "cuda")
+            subject.apply_in_place("triton", workload, inputs)()
+        counts.append(len(rope_kernel.device_caches[0][0]) - before)
+    assert max(counts) <= 4
 
 
 def test_second_device(backend):

@@ -4,11 +4,21 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
-from benchmarks import model_block, performance, performance_page, providers, shapes, subject
+from benchmarks import (
+    model_block,
+    performance,
+    performance_page,
+    providers,
+    roofline,
+    shapes,
+    subject,
+    timing,
+)
 from benchmarks.cli import main
 from benchmarks.performance import Row
-from benchmarks.workload import Workload
+from benchmarks.workload import Workload, make_inputs
 
 
 class WallClock:
@@ -152,6 +162,32 @@ def test_page_command(tmp_path, capsys):
     for name in ("gpu-latency.png", "gpu-roofline.png"):
         assert f"]({name})" in page.read_text()
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_page_of_grids_alone(tmp_path):
+    csv, page = tmp_path / "rows.csv", tmp_path / "gpu.md"
+    list(performance.save([row for row in PAGE if row.share_of_roofline is None and row.us], csv))
+    assert main(["page", str(page), str(csv)]) == 0
+    assert "benchmark_rope.py's grid" in page.read_text()
+    assert "png" not in page.read_text()
+
+
+def test_a_roofline_that_fails_leaves_the_rows(monkeypatch):
+    def fail(*_):
+        raise torch.cuda.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(roofline, "floor_sampler", fail)
+    rows = list(performance.measure(WallClock(), "cpu", ["native"], {"t": (PLAIN, (1,))}, largest=1))
+    assert [(row.status, row.share_of_roofline) for row in rows] == [("ok", None)]
+
+
+def test_roofline_counts_all_bytes_of_the_row(monkeypatch):
+    """The kernel's time over query and key, scaled to the table's and the positions' bytes, too."""
+    monkeypatch.setattr(timing, "prepare_device", lambda *_: lambda: 1.0)
+    (inputs,) = make_inputs(PLAIN, 1, "cpu")
+    wanted = PLAIN.bytes_moved(inputs.positions) / (2 * PLAIN.buffer_bytes)
+    assert roofline.floor_sampler(PLAIN, WallClock(), "cpu")() == pytest.approx(wanted)
+    assert wanted > 1.1
 
 
 def test_model_block():

@@ -92,18 +92,22 @@ def guide():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    ("folder", "prefix"), [("qwen2_vl", "Qwen2VL"), ("qwen2_5_vl", "Qwen2_5_VL")], ids=["Qwen2-VL", "Qwen2.5-VL"]
+)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_patched_model(device, dtype, monkeypatch):
-    """Qwen2-VL with random weights and the patch of the guide: one attention layer, the whole text model, training."""
-    modeling = import_module("transformers.models.qwen2_vl.modeling_qwen2_vl")
+def test_patched_model(device, folder, prefix, dtype, monkeypatch):
+    """Random weights and the patch of the guide: one attention layer, the whole text model, training."""
+    modeling = import_module(f"transformers.models.{folder}.modeling_{folder}")
     monkeypatch.setattr(modeling, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb)  # restored at the end
-    config = import_module("transformers.models.qwen2_vl.configuration_qwen2_vl").Qwen2VLTextConfig(
+    configuration = import_module(f"transformers.models.{folder}.configuration_{folder}")
+    config = getattr(configuration, f"{prefix}TextConfig")(
         hidden_size=512, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, num_hidden_layers=2,
         vocab_size=8, max_position_embeddings=1024, bos_token_id=None, eos_token_id=None,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
     )  # fmt: skip
     torch.manual_seed(0)
-    model = modeling.Qwen2VLTextModel(config).eval().to(device, dtype)
+    model = getattr(modeling, f"{prefix}TextModel")(config).eval().to(device, dtype)
     positions = torch.randint(0, 1024, (3, BATCH, SEQ), device=device)
     hidden, upstream = torch.randn(2, BATCH, SEQ, 512, device=device, dtype=dtype)
 
@@ -116,9 +120,9 @@ def test_patched_model(device, dtype, monkeypatch):
         return layer, whole, inputs.grad
 
     before = run()
-    guide()["patch"](model, model, config, 1024)
+    guide()["patch"](model)
     model.to(device, dtype)
-    assert model.rotary_emb.table.dtype == torch.float32
+    assert model.rotary_emb.rope.cos_sin_cache.dtype == torch.float32
     for x, y in zip(before, run(), strict=True):
         error = (x - y).abs().max() / x.abs().max()
         assert error <= TOLERANCES[dtype], error

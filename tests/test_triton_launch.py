@@ -45,15 +45,14 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def cuda(library, monkeypatch):
-    state = SimpleNamespace(device=DEVICE, enter=[], leave=[], library=library)
+    hooks = SimpleNamespace(launch_enter_hook=SimpleNamespace(calls=[]), launch_exit_hook=SimpleNamespace(calls=[]))
+    state = SimpleNamespace(device=DEVICE, hooks=hooks, library=library)
     active = SimpleNamespace(get_current_stream=lambda device: STREAM + device)
-    hooks = SimpleNamespace(
-        launch_enter_hook=SimpleNamespace(calls=state.enter), launch_exit_hook=SimpleNamespace(calls=state.leave)
-    )
     monkeypatch.setattr(triton_launch, "_cuda", lambda: library)
     monkeypatch.setattr(triton_launch, "driver", SimpleNamespace(active=active))
     monkeypatch.setattr(triton_launch, "knobs", SimpleNamespace(runtime=hooks))
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: state.device, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", lambda device: setattr(state, "device", device), raising=False)
     return state
 
 
@@ -96,10 +95,12 @@ def repeat_in_place(repeat, p, q, k, t):
 
 
 @pytest.mark.parametrize("pdl", [True, False])
-def test_in_place(cuda, pdl):
+def test_in_place(cuda, pdl, monkeypatch):
     kernel, rest, wanted = compiled(cuda, pdl=pdl, shared=128)
-    repeat = triton_launch.make_repeat(kernel, PROGRAMS, DEVICE, rest)
-    for _ in range(2):  # the second call uses the first one's block
+    repeat, made = triton_launch.make_repeat(kernel, PROGRAMS, DEVICE, rest), []
+    block = triton_launch._Block
+    monkeypatch.setattr(triton_launch, "_Block", lambda *arguments: made.append(block(*arguments)) or made[-1])
+    for _ in range(3):
         p, q, k, t = tensors(4)
         assert repeat_in_place(repeat, p, q, k, t)
         last = cuda.library.fake_last().contents
@@ -108,6 +109,7 @@ def test_in_place(cuda, pdl):
         assert (list(last.grid), list(last.block)) == ([PROGRAMS, 1, 1], [32, 1, 1])
         assert (last.stream, last.function, last.shared) == (STREAM + DEVICE, FUNCTION, 128)
         assert (last.attributes, last.attribute_id, last.attribute_value) == ((1, 6, 1) if pdl else (0, 0, 0))
+    assert len(made) == 1, "later calls use the first one's block"
 
 
 @pytest.mark.parametrize("has_key", [True, False])
@@ -131,23 +133,38 @@ def test_negative_strides_keep_their_width(cuda):
     assert list(cuda.library.fake_last().contents.parameters)[4:6] == [2**32 - 5, wanted[1]]
 
 
+@pytest.mark.parametrize("which", range(4))
+def test_other_alignments_go_the_ordinary_way(cuda, which):
+    kernel, rest, _ = compiled(cuda)
+    repeat = triton_launch.make_repeat(kernel, PROGRAMS, DEVICE, rest)
+    given = tensors(4)
+    assert repeat_in_place(repeat, *given)
+    given[which] = torch.zeros(65)[1:]
+    assert not repeat_in_place(repeat, *given)
+
+
 def test_it_steps_aside(cuda):
     kernel, rest, _ = compiled(cuda)
     repeat = triton_launch.make_repeat(kernel, PROGRAMS, DEVICE, rest)
     p, q, k, t = tensors(4)
-    odd = torch.zeros(65)[1:]
     cuda.library.fake_last().contents.function = 0
-    assert not repeat_in_place(repeat, p, odd, k, t)
     assert not repeat_in_place(repeat, p, q, q, t)
-    cuda.device = DEVICE + 1
-    assert not repeat_in_place(repeat, p, q, k, t)
-    cuda.device = DEVICE
-    for listeners in (cuda.enter, cuda.leave):
-        listeners.append(print)
+    for hook in ("launch_enter_hook", "launch_exit_hook"):
+        before = getattr(cuda.hooks, hook)
+        setattr(cuda.hooks, hook, SimpleNamespace(calls=[print]))
         assert not repeat_in_place(repeat, p, q, k, t)
-        listeners.clear()
+        setattr(cuda.hooks, hook, before)
     assert cuda.library.fake_last().contents.function == 0, "nothing was launched"
     assert repeat_in_place(repeat, p, q, k, t)
+
+
+def test_the_device_of_the_tensors_counts(cuda):
+    kernel, rest, _ = compiled(cuda)
+    repeat = triton_launch.make_repeat(kernel, PROGRAMS, DEVICE, rest)
+    cuda.device = DEVICE + 1
+    assert repeat_in_place(repeat, *tensors(4))
+    assert cuda.library.fake_last().contents.stream == STREAM + DEVICE
+    assert cuda.device == DEVICE + 1, "the current device is what it was"
 
 
 def test_errors(cuda):
@@ -155,7 +172,7 @@ def test_errors(cuda):
     repeat = triton_launch.make_repeat(kernel, PROGRAMS, DEVICE, rest)
     assert not repeat_in_place(repeat, *tensors(4)), "a thread without a context goes the ordinary way"
     compiled(cuda, error=719)
-    with pytest.raises(RuntimeError, match="cuLaunchKernelEx failed with error 719"):
+    with pytest.raises(RuntimeError, match="the launch failed, or a kernel before it: CUDA error 719"):
         repeat_in_place(repeat, *tensors(4))
 
 

@@ -59,8 +59,9 @@ def load_cos_sin(
     m_row = m_t[:, None]
     b_row = tl.load(positions + o_t, mask=m_t, other=0)[:, None]
     if MROPE:
-        b_row_h = tl.load(positions + positions_stride_axis + o_t, mask=m_t, other=0)[:, None]
-        b_row_w = tl.load(positions + 2 * positions_stride_axis + o_t, mask=m_t, other=0)[:, None]
+        p_h = positions + positions_stride_axis  # one step after the other: twice the stride may not fit 32 bits
+        b_row_h = tl.load(p_h + o_t, mask=m_t, other=0)[:, None]
+        b_row_w = tl.load(p_h + positions_stride_axis + o_t, mask=m_t, other=0)[:, None]
     if MROPE and not INTERLEAVED:
         b_row = tl.where(o_c < SECTION_T, b_row, tl.where(o_c < SECTION_T + SECTION_H, b_row_h, b_row_w))
     b_cos, b_sin = load_table_row(cos_sin_cache, b_row, max_position, m_row, o_c, ROTARY_DIM)
@@ -169,7 +170,6 @@ def rope_kernel(
     SECTION_W: tl.constexpr,
     INVERSE: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
-    BLOCK_REST: tl.constexpr,
     ROWS: tl.constexpr,
     HEADS: tl.constexpr,
     PREFETCH: tl.constexpr,
@@ -186,18 +186,19 @@ def rope_kernel(
         # Nothing is read before the wait, since predecessors may still write it. Dependents wait in the same way, so
         # they may start at once.
         LINES: tl.constexpr = ROTARY_DIM * q.dtype.element_ty.primitive_bitwidth // 1024  # of 128 bytes, in a head
+        o_l = tl.minimum(o_t, num_tokens - 1)  # a prefetch has no mask, and must not leave the tensors
         if PREFETCH and (HEADS == 1 or LINES > 0):  # part of a line is not worth fetching twice, but for latency
             p_x = head_pointer(
-                q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_t, o_h, NUM_Q_HEADS
+                q, k, q_stride_token, q_stride_head, k_stride_token, k_stride_head, o_l, o_h, NUM_Q_HEADS
             )
-            prefetch(tl.where(m_t, p_x, q))
+            prefetch(p_x)
             if LINES > 1:
-                prefetch(tl.where(m_t, p_x + ROTARY_DIM // 2, q))
+                prefetch(p_x + ROTARY_DIM // 2)
         if PREFETCH:
-            prefetch(tl.where(m_t, positions + o_t, positions))
+            prefetch(positions + o_l)
             if MROPE:
-                prefetch(tl.where(m_t, positions + positions_stride_axis + o_t, positions))
-                prefetch(tl.where(m_t, positions + 2 * positions_stride_axis + o_t, positions))
+                prefetch(positions + positions_stride_axis + o_l)
+                prefetch(positions + positions_stride_axis + positions_stride_axis + o_l)
         gdc_wait()
         gdc_launch_dependents()
 
@@ -230,8 +231,8 @@ def rope_kernel(
                 o_h + i, NUM_Q_HEADS,
             )  # fmt: skip
             store_pairs(p_y, b_y1, b_y2, m_x, ROWS, ROTARY_DIM, IS_NEOX, BLOCK_HALF)
-            if HEAD_SIZE > ROTARY_DIM:
-                o_c = ROTARY_DIM + tl.arange(0, BLOCK_REST)[None, :]
+            for start in range(ROTARY_DIM, HEAD_SIZE, 2 * BLOCK_HALF):  # a loop: the tail may be longer than registers
+                o_c = start + tl.arange(0, 2 * BLOCK_HALF)[None, :]
                 mask = m_x[:, None] & (o_c < HEAD_SIZE)
                 tl.store(p_y[:, None] + o_c, tl.load(p_x[:, None] + o_c, mask=mask), mask=mask)
 
@@ -256,7 +257,7 @@ def choose_tile(
     Interleaved axes load three table rows, and so turn earlier. Rows are as many as give each lane 16 bytes of a 16-bit
     head.
     """
-    rows = max(1, 256 // triton.next_power_of_2(rotary_dim // 2))
+    rows = min(64, max(1, 256 // triton.next_power_of_2(rotary_dim // 2)))
     heads = num_heads + num_kv_heads
     programs = num_tokens * heads // rows  # of one head a row
     if programs < 1024:
@@ -305,7 +306,6 @@ def meta_parameters(
         "SECTION_W": section_w,
         "INVERSE": inverse,
         "BLOCK_HALF": triton.next_power_of_2(rotary_dim // 2),
-        "BLOCK_REST": triton.next_power_of_2(max(head_size - rotary_dim, 1)),
         "ROWS": tile.rows,
         "HEADS": tile.heads,
         "PREFETCH": tile.prefetch,

@@ -74,17 +74,18 @@ def make_repeat(kernel: Any, programs: int, device: int, rest: tuple[object, ...
 
     Returns:
         A function of positions, query, key, query_out, key_out and cos_sin_cache. It returns False, and has done
-        nothing, where an address is not a multiple of 16, query and key begin at one address, another device is
-        current, the thread has not used CUDA yet or somebody listens to launches.
+        nothing, where an address is not a multiple of 16, query and key begin at one address, the thread has not used
+        CUDA yet or somebody listens to launches.
     """
     try:
         values = _parameters(kernel, rest)
         if values is None:
             return None
         function, metadata = ctypes.c_void_p(kernel.function), kernel.metadata
-        stream_of, current_device = driver.active.get_current_stream, torch._C._cuda_getDevice
-        entering, leaving = knobs.runtime.launch_enter_hook.calls, knobs.runtime.launch_exit_hook.calls
-        launch = _cuda().cuLaunchKernelEx
+        stream_of, launch = driver.active.get_current_stream, _cuda().cuLaunchKernelEx
+        current_device, set_device = torch._C._cuda_getDevice, torch._C._cuda_setDevice
+        runtime = knobs.runtime
+        _ = runtime.launch_enter_hook.calls, runtime.launch_exit_hook.calls
     except (AttributeError, OSError):
         return None
     free: list[_Block] = []  # a list's pop and append are atomic: no thread gets a block that another one fills
@@ -101,7 +102,7 @@ def make_repeat(kernel: Any, programs: int, device: int, rest: tuple[object, ...
         k = q if key is None else key.data_ptr()
         if (p | t | q | k) & _ALIGNED or (q == k and key is not None):
             return False
-        if current_device() != device or entering or leaving:
+        if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls:
             return False
         try:
             block = free.pop()
@@ -113,12 +114,18 @@ def make_repeat(kernel: Any, programs: int, device: int, rest: tuple[object, ...
             y = query_out.data_ptr()
             slots[4], slots[5] = y, y if key_out is None else key_out.data_ptr()
         block.config.stream = stream_of(device)
-        error = launch(block.config_reference, function, block.slots_reference, None)
+        current = current_device()
+        if current == device:
+            error = launch(block.config_reference, function, block.slots_reference, None)
+        else:
+            set_device(device)
+            error = launch(block.config_reference, function, block.slots_reference, None)
+            set_device(current)
         free.append(block)
         if error == _INVALID_CONTEXT:
             return False
         if error:
-            raise RuntimeError(f"cuLaunchKernelEx failed with error {error}")
+            raise RuntimeError(f"the launch failed, or a kernel before it: CUDA error {error}")
         return True
 
     return repeat
