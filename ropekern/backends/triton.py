@@ -244,7 +244,7 @@ class Tile:
     rows: int
     heads: int  # of a row
     prefetch: bool
-    """While it waits for its predecessor, it asks for what it will read. Worth it while most programs wait so."""
+    """While it waits for its predecessor, it asks for what it will read."""
 
 
 def choose_tile(
@@ -265,7 +265,8 @@ def choose_tile(
     if programs < (8192 if mrope_interleaved else 16384):
         return Tile(rows, heads=2, prefetch=True)
     # Of the numbers that keep all loads of a lane in registers the first that leaves no row half empty.
-    return Tile(rows, heads=next((n for n in (4, 5, 3, 2) if heads % n == 0), 4), prefetch=False)
+    # Programs that do not wait prefetch, too: in vain where a head is two lines or more, at a loss where it is one.
+    return Tile(rows, heads=next((n for n in (4, 5, 3, 2) if heads % n == 0), 4), prefetch=rotary_dim >= 128)
 
 
 NUM_WARPS = 1
