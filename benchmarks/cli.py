@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import seed_cli
 
-PARTS = ("tables", "grids")
+PARTS = ("host", "tables", "grids")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     performance = commands.add_parser("performance", help="GPU time of every provider on the shapes others publish")
     performance.add_argument("--provider", nargs="+", help="providers to measure; default: all that are known")
     performance.add_argument("--num-tokens", type=int, default=131072, help="the largest token count to measure")
-    performance.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: both; grids take longer")
+    performance.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="default: all; grids take longest")
     performance.add_argument("--output-csv", type=Path, default=Path("performance.csv"))
     page = commands.add_parser("page", help="write a performance run as a Markdown page with two pictures")
     page.add_argument("page", type=Path, help="page to write, .md; the pictures lie beside it")
@@ -106,6 +106,8 @@ def _performance(names: list[str] | None, largest: int, output_csv: Path, parts:
 
     device, machine = timing.CudaDevice(), environment.line()
     runs = []
+    if "host" in parts:
+        runs.append(performance.measure_host(names, "cuda", shapes.HOST, machine=machine))
     if "tables" in parts:
         runs.append(performance.measure(device, "cuda", names, shapes.TABLES, largest=largest, machine=machine))
     if "grids" in parts:

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import torch
+
 from benchmarks import check, roofline, timing
 from benchmarks.providers import PROVIDERS
 from benchmarks.shapes import Shapes
-from benchmarks.workload import Workload, make_inputs
+from benchmarks.workload import Call, Workload, make_inputs
 
 SAMPLES = 10
+ONE_KERNEL = "neg_ of 8 elements"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,35 @@ def measure(
                     yield measured[workload][-1]
             else:
                 yield from (replace(row, table=table) for row in measured[workload])
+
+
+def measure_host(names: Sequence[str], place: str, shapes: Shapes, *, machine: str = "") -> Iterator[Row]:
+    """Rows of host time: an eager call at one token, argument checks included. For scale, one elementwise kernel.
+
+    Args:
+        names: keys of PROVIDERS.
+        place: torch device that the tensors live on.
+        shapes: title -> workload and token counts.
+        machine: GPU and versions, for the rows.
+    """
+    synchronize = torch.cuda.synchronize if torch.device(place).type == "cuda" else lambda: None
+    for table, (shape, counts) in shapes.items():
+        for num_tokens in counts:
+            workload = replace(shape, num_tokens=num_tokens)
+            for name in (*names, ONE_KERNEL):
+                try:
+                    if name == ONE_KERNEL:
+                        call: Call = torch.ones(8, device=place).neg_  # type: ignore[assignment]
+                    else:
+                        (call,) = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)(1)
+                    sample = timing.prepare_host(call, synchronize)
+                    samples = [sample() * 1e6 for _ in range(SAMPLES)]
+                except Exception as error:  # as in _measure_row
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    yield Row(table, num_tokens, name, None, None, None, 0.0, None, reason, machine)
+                    continue
+                us = statistics.median(samples)
+                yield Row(table, num_tokens, name, us, min(samples), max(samples), 0.0, None, "ok", machine)
 
 
 def _floor_us(workload: Workload, device: timing.Device, place: str) -> float | None:

@@ -30,6 +30,7 @@ def page(rows: Sequence[Row], pictures: Sequence[str] = ()) -> str:
     ]
     parts += [f"![{name}]({name})" for name in pictures]
     parts += ["## Tables", tables(rows), notes(rows)]
+    parts += ["## Host cost", host(rows)] if any(row.table in shapes.HOST for row in rows) else []
     parts += ["## Speedup", comparisons(rows), "## Share of the roofline", bandwidth(rows), "## Layouts", layouts(rows)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -59,6 +60,22 @@ def tables(rows: Sequence[Row]) -> str:
             lines.append(f"| {num_tokens} | {' | '.join(texts)} |")
         lines.append("")
     return "\n".join(lines).rstrip()
+
+
+def host(rows: Sequence[Row]) -> str:
+    """What the host pays to issue one eager call at one token: providers down, shapes across; least and most behind."""
+    found = {(row.provider, row.table): row for row in rows if row.table in shapes.HOST and row.us is not None}
+    names = list(dict.fromkeys(name for name, _ in found))
+    lines = [
+        "Microseconds of an eager call at one token, argument checks included, least and most of ten samples behind.",
+        "",
+    ]
+    lines += [f"| provider | {' | '.join(shapes.HOST)} |", "| --- " * (1 + len(shapes.HOST)) + "|"]
+    for name in names:
+        cells = [found.get((name, table)) for table in shapes.HOST]
+        texts = ["-" if row is None else f"{row.us:.1f} ({row.us_min:.1f} - {row.us_max:.1f})" for row in cells]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return "\n".join(lines)
 
 
 def notes(rows: Sequence[Row]) -> str:

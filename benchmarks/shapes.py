@@ -90,5 +90,11 @@ GRIDS: dict[str, Shapes] = {
     "Llama-3.1 shapes": LLAMA_GRID,
 }
 
+HOST: Shapes = {
+    "host cost, RoPE, 32 / 8 heads": (_LLAMA, (1,)),
+    "host cost, mRoPE, 28 / 4 heads": (_QWEN2, (1,)),
+}
+"""What the host pays to issue one eager call, at one token."""
+
 GRID_PROVIDERS = ("triton", "triton alone", "flashinfer", "torch.compile", "vllm-like")
 """What the grids are measured with: what is compared with the backends, and those."""

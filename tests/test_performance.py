@@ -164,6 +164,23 @@ def test_page_command(tmp_path, capsys):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_host_cost():
+    rows = list(performance.measure_host(["native", "flashinfer"], "cpu", {"t": (PLAIN, (1,))}, machine="a machine"))
+    assert [(row.provider, row.status == "ok") for row in rows] == [
+        ("native", True), ("flashinfer", False), (performance.ONE_KERNEL, True),
+    ]  # fmt: skip
+    native, _, kernel = rows
+    assert native.us_min <= native.us <= native.us_max
+    assert kernel.us < native.us
+    (rope, mrope) = shapes.HOST
+    text = performance_page.host([replace(native, table=rope, us=9.04, us_min=8.0, us_max=10.0)])
+    assert text.splitlines()[2:] == [
+        f"| provider | {rope} | {mrope} |",
+        "| --- | --- | --- |",
+        "| native | 9.0 (8.0 - 10.0) | - |",
+    ]
+
+
 def test_page_of_grids_alone(tmp_path):
     csv, page = tmp_path / "rows.csv", tmp_path / "gpu.md"
     list(performance.save([row for row in PAGE if row.share_of_roofline is None and row.us], csv))
