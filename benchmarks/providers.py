@@ -33,7 +33,7 @@ PROVIDERS: dict[str, Provider] = {
         lambda workload, inputs: subject.apply_out_of_place("triton", workload, inputs), "into new tensors"
     ),
     "flashinfer": Provider(_backend("flashinfer"), "for mRoPE behind a gather of the rows, which is timed"),
-    "torch.compile": Provider(rivals.torch_compile, "of the native backend"),
+    "torch.compile": Provider(rivals.torch_compile, "of the plain formula, into new tensors"),
     "vllm-like": Provider(rivals.vllm_mrope, "vLLM's mRoPE path rebuilt: gather, two copies, one program a token"),
     "liger": Provider(rivals.liger, "cos and sin gathered beforehand, not timed"),
     "native": Provider(_backend("native")),

@@ -60,7 +60,7 @@ def plot_performance(rows: Sequence[PerformanceRow], path: Path, *, share: bool 
     """
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in rows:
-        if row.us is not None and row.share_of_roofline is not None:
+        if row.us is not None and row.share_of_roofline is not None and row.provider in _STYLES:
             value = row.share_of_roofline if share else row.us
             panels.setdefault(row.table, {}).setdefault(row.provider, []).append((row.num_tokens, value))
     if not panels:
@@ -126,8 +126,10 @@ def _plot(
             axis.fill_between(tokens, low, high, color=_style(provider)[0], alpha=0.25, linewidth=0)
         if log_values:
             axis.set_yscale("log")
-        else:
-            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+    if not log_values:  # of all axes, which share it
+        axes[0, 0].set_ylim(bottom=0)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis in axes[-1]:
@@ -136,9 +138,9 @@ def _plot(
         axis.set_ylabel(label)
     handles = {text: line for axis in axes.flat for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     names = sorted(handles, key=lambda name: list(_STYLES).index(name) if name in _STYLES else len(_STYLES))
-    axes[0, 0].legend([handles[name] for name in names], names, frameon=False, fontsize=8)
     figure.suptitle(title)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.35 / figure.get_figheight(), 1, 1))
+    figure.legend([handles[name] for name in names], names, frameon=False, ncols=len(names), loc="lower center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

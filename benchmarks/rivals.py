@@ -4,6 +4,7 @@ All of them rotate query and key in place on the buffers they are given. What a 
 prepared here, outside the clock, and the provider's note in `providers.py` says what was left out.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 
@@ -20,33 +21,65 @@ except ImportError:  # asv imports this module in environments that have torch a
 
 
 def torch_compile(workload: Workload, inputs: Inputs) -> Call:
-    """torch.compile of the package's native backend, the number of tokens dynamic.
+    """torch.compile of the plain formula into new tensors, the form it does best; the number of tokens dynamic.
 
     One compilation serves all token counts of a shard (one token is compiled apart). The cache is reset for each new
     shard, and a run into the recompile limit is an error: torch would silently fall back to eager.
-
-    Raises:
-        NotImplementedError: query and key are slices of one tensor. torch compiles writes to them for that tensor's
-            shape, which here is the rotation's.
     """
-    if workload.is_packed:
-        raise NotImplementedError("compiled for query and key with memory of their own")
-    compiled = _compiled(replace(workload, num_tokens=0))
+    compiled = _compiled(replace(workload, num_tokens=0, is_packed=False))
     for tensor, dimension in ((inputs.positions, -1), (inputs.query, 0), (inputs.key, 0)):
         torch._dynamo.maybe_mark_dynamic(tensor, dimension % tensor.dim())
     table = subject.cos_sin_cache(workload, inputs.query.device)
     positions, query, key = inputs.positions, inputs.query, inputs.key
-    return lambda: compiled(positions, query, key, table)
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def call() -> tuple[torch.Tensor, torch.Tensor]:
+        kept[:] = [compiled(positions, query, key, table)]  # until the next run: calls of a graph share no memory
+        return kept[0]
+
+    return call
 
 
 @lru_cache(maxsize=1)
-def _compiled(shard: Workload) -> subject.Apply:
+def _compiled(shard: Workload) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     import torch._dynamo.config as dynamo
 
     torch._dynamo.reset()
     dynamo.fail_on_recompile_limit_hit = True
-    compiled: subject.Apply = torch.compile(subject.bind("native", shard), fullgraph=True)
+    compiled: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.compile(plain_formula(shard), fullgraph=True)
     return compiled
+
+
+def plain_formula(workload: Workload) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """Rotation into new tensors as one would write it for a compiler: positions, query, key, table -> query, key."""
+    half, is_neox_style = workload.rotary_dim // 2, workload.is_neox_style
+    section = workload.mrope_section
+    axes = [] if section is None else [axis for axis, count in enumerate(section) for _ in range(count)]
+    if section is not None and workload.mrope_interleaved:
+        axes = [i % 3 if i < 3 * section[i % 3] else 0 for i in range(half)]
+
+    def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        cos, sin, turning = cos.unsqueeze(1), sin.unsqueeze(1), x[..., : 2 * half].float()
+        if is_neox_style:
+            x1, x2 = turning.chunk(2, dim=-1)
+            turned = torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
+        else:
+            x1, x2 = turning[..., ::2], turning[..., 1::2]
+            turned = torch.stack((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1).flatten(-2)
+        return torch.cat((turned.to(x.dtype), x[..., 2 * half :]), dim=-1)
+
+    def formula(
+        positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor, table: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if axes:
+            channel = torch.arange(half, device=table.device)
+            row = positions[torch.tensor(axes, device=table.device)].T  # of each token and channel
+            cos, sin = table[row, channel], table[row, half + channel]
+        else:
+            cos, sin = table[positions].chunk(2, dim=-1)
+        return rotate(query, cos, sin), rotate(key, cos, sin)
+
+    return formula
 
 
 def vllm_mrope(workload: Workload, inputs: Inputs) -> Call:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import check, rivals
+from benchmarks import check, rivals, subject
 from benchmarks.presets import shard
 from benchmarks.workload import Workload
 
@@ -40,9 +40,16 @@ def test_torch_compile_serves_token_counts_with_one_compilation(workload):
     assert counters["stats"]["unique_graphs"] <= 2, "a compilation for each token count would hit the recompile limit"
 
 
-def test_torch_compile_says_what_it_cannot():
-    with pytest.raises(NotImplementedError, match="memory of their own"):
-        check.check("torch.compile", rivals.torch_compile, replace(PLAIN, is_packed=True), "cpu")
+@pytest.mark.parametrize("is_packed", [False, True], ids=["apart", "packed"])
+@pytest.mark.parametrize("workload", [CHUNKED, INTERLEAVED, PLAIN, GLM, replace(PLAIN, rotary_dim=32)])
+def test_plain_formula(workload, is_packed):
+    formula = rivals.plain_formula(workload)
+
+    def make_call(workload, inputs):
+        table = subject.cos_sin_cache(workload, inputs.query.device)
+        return lambda: formula(inputs.positions, inputs.query, inputs.key, table)
+
+    check.check("formula", make_call, replace(workload, is_packed=is_packed), "cpu")
 
 
 def test_liger():
@@ -52,8 +59,6 @@ def test_liger():
 
 
 def test_one_table_serves_all_token_counts():
-    from benchmarks import subject
-
     few, many = (subject.cos_sin_cache(replace(PLAIN, num_tokens=n), torch.device("cpu")) for n in (1, 1024))
     assert few is many
     assert few is not subject.cos_sin_cache(CHUNKED, torch.device("cpu"))
