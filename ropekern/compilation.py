@@ -50,6 +50,7 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
         from triton.compiler import ASTSource
 
         from ropekern.backends import triton as backend
+        from ropekern.backends.triton_kernel import rope_kernel
     except ImportError as error:
         raise UnsupportedError(f"compile_kernel: Triton cannot be imported: {error}") from error
     if not isinstance(target, int):
@@ -71,15 +72,14 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
         mrope_interleaved=case.mrope_interleaved,
         pdl=target >= 90,
     )
-    kernel = backend.rope_kernel
     if case.in_place:
-        constants |= dict.fromkeys(name for name in kernel.arg_names if "_out" in name)
+        constants |= dict.fromkeys(name for name in rope_kernel.arg_names if "_out" in name)
     pointer = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
     strides = {"token": case.num_heads * case.head_size, "head": case.head_size}
     key_strides = {"token": case.num_kv_heads * case.head_size, "head": case.head_size}
     signature: dict[str, str] = {}
     divisible: dict[tuple[int], list[list[object]]] = {}
-    for index, name in enumerate(kernel.arg_names):
+    for index, name in enumerate(rope_kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
             continue
@@ -97,5 +97,5 @@ def compile_kernel(case: KernelCase, target: int) -> Any:
             signature[name], multiple = "i32", False
         if multiple:
             divisible[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constexprs=constants, attrs=divisible)
+    source = ASTSource(rope_kernel, signature, constexprs=constants, attrs=divisible)
     return triton.compile(source, target=GPUTarget("cuda", target, 32), options={"num_warps": backend.NUM_WARPS})

@@ -26,7 +26,7 @@ torch.library.define(
 def _apply_rope_(
     positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None, cos_sin_cache: torch.Tensor, *layout: Any
 ) -> None:
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (query, key, cos_sin_cache)):
+    if torch.is_grad_enabled() and ops.requires_grad(query, key, cos_sin_cache):
         raise UnsupportedError(
             "torch.ops.ropekern.apply_rope_ gives no gradient, which a tensor requires: use apply_rope"
         )

@@ -77,7 +77,7 @@ def apply_rope_(
             _refuse_gradient(backend, query, key, cos_sin_cache)
             torch.ops.ropekern.apply_rope_(positions, query, key, cos_sin_cache, *layout)
     elif type(query) in _PLAIN:
-        if torch.is_grad_enabled() and _requires_grad(query, key, cos_sin_cache):
+        if torch.is_grad_enabled() and requires_grad(query, key, cos_sin_cache):
             _refuse_gradient(backend, query, key, cos_sin_cache)
             _checked(positions, query, key, query, key, cos_sin_cache, layout)
         else:
@@ -102,7 +102,7 @@ def apply_rope(
     Native and Triton give gradients of query and key (the inverse rotation); of the table, native alone.
     """
     layout = (is_neox_style, mrope_section, mrope_interleaved, backend)
-    gradient = torch.is_grad_enabled() and _requires_grad(query, key, cos_sin_cache)
+    gradient = torch.is_grad_enabled() and requires_grad(query, key, cos_sin_cache)
     plain = type(query) in _PLAIN
     if (is_dynamo_compiling() or (plain and gradient)) and _name(backend, query) == "native":
         query_out, key_out = _outputs(query, key)
@@ -230,7 +230,8 @@ def _outputs(query: torch.Tensor, key: torch.Tensor | None) -> tuple[torch.Tenso
     return query_out, None if key is None else torch.empty(key.shape, dtype=key.dtype, device=key.device)
 
 
-def _requires_grad(*tensors: torch.Tensor | None) -> bool:
+def requires_grad(*tensors: torch.Tensor | None) -> bool:
+    """Whether one of them does."""
     return any(x is not None and x.requires_grad for x in tensors)
 
 
