@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from benchmarks import check
 from benchmarks.oracle import oracle
 from benchmarks.providers import Provider
 from benchmarks.workload import Workload, make_inputs
@@ -39,25 +40,25 @@ def measure(workload: Workload, providers: Mapping[str, Provider], place: str, s
         place: torch device.
         seed: of the inputs.
     """
+    (inputs,) = make_inputs(workload, 1, place, seed)
+    exact, trained = (
+        oracle(workload, inputs.positions, inputs.query, dtype) for dtype in (torch.float64, torch.float32)
+    )
+    scale = float(inputs.query.double().abs().max())
+    angles, cast = _largest(trained - exact), _largest(trained.to(workload.dtype).double() - trained)
     for name, provider in providers.items():
-        (inputs,) = make_inputs(workload, 1, place, seed)
-        before = inputs.query.clone()
-        exact, trained = (oracle(workload, inputs.positions, before, dtype) for dtype in (torch.float64, torch.float32))
-        scale = float(before.double().abs().max())
-        rounded = trained.to(workload.dtype).double()
+        (inputs,) = make_inputs(workload, 1, place, seed)  # the same again: a provider may rotate in place
         try:
-            result = provider.make_call(workload, inputs)()
-            after = (result[0] if isinstance(result, tuple) else inputs.query).double()
+            after = check.rotate(provider.make_call, workload, inputs)[0].double()
         except Exception as error:  # why this provider has no number
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             nothing = float("nan")
-            yield Error(name, nothing, nothing, nothing, nothing, reason)
+            yield Error(name, nothing, nothing, nothing, nothing, check.reason(error))
             continue
         yield Error(
             name,
-            angles=_largest(trained - exact) / scale,
-            cast=_largest(rounded - trained) / scale,
-            kernel=max(0.0, _largest(after - trained) - _largest(rounded - trained)) / scale,
+            angles=angles / scale,
+            cast=cast / scale,
+            kernel=max(0.0, _largest(after - trained) - cast) / scale,
             total=_largest(after - exact) / scale,
         )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.oracle import oracle
-from benchmarks.workload import Call, MakeCall, Workload, make_inputs
+from benchmarks.workload import Call, Inputs, MakeCall, Workload, make_inputs
 
 # dtype -> (atol, rtol): one unit in the last place of the result, and float32 arithmetic below it
 TOLERANCES = {
@@ -40,6 +40,17 @@ def compare(name: str, workload: Workload, positions: torch.Tensor, before: torc
             )
 
 
+def rotate(make_call: MakeCall, workload: Workload, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a provider once: query and key as it returns them, or as it leaves them in place."""
+    result = make_call(workload, inputs)()
+    return result if isinstance(result, tuple) else (inputs.query, inputs.key)
+
+
+def reason(error: Exception) -> str:
+    """Why a provider has no number, in one line: its row's status."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def check(
     name: str,
     make_call: MakeCall,
@@ -54,9 +65,7 @@ def check(
     """
     (inputs,) = make_inputs(workload, 1, device, _SEED)
     query, key = inputs.query.clone(), inputs.key.clone()
-    result = make_call(workload, inputs)()
-    rotated = result if isinstance(result, tuple) else (inputs.query, inputs.key)
-    for which, before, after in zip(("query", "key"), (query, key), rotated, strict=True):
+    for which, before, after in zip(("query", "key"), (query, key), rotate(make_call, workload, inputs), strict=True):
         compare(f"{name} {which}", workload, inputs.positions, before, after)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from benchmarks import check, roofline, timing
 from benchmarks.providers import PROVIDERS
 from benchmarks.shapes import Shapes
-from benchmarks.workload import Call, Workload, make_inputs
+from benchmarks.workload import Workload, make_inputs
 
 SAMPLES = 10
 ONE_KERNEL = "neg_ of 8 elements"
@@ -66,7 +66,7 @@ def measure(
                 (inputs,) = make_inputs(workload, 1, place)
                 traffic = workload.bytes_moved(inputs.positions) / 1e6
                 del inputs
-                floor = None if is_grid else _floor_us(workload, device, place)
+                floor = None if is_grid else roofline.floor_us(workload, device, place)
                 measured[workload] = []
                 for name in names:
                     row = _measure_row(table, workload, name, traffic, floor, device, place, is_grid=is_grid)
@@ -90,27 +90,14 @@ def measure_host(names: Sequence[str], place: str, shapes: Shapes, *, machine: s
         for num_tokens in counts:
             workload = replace(shape, num_tokens=num_tokens)
             for name in (*names, ONE_KERNEL):
-                try:
+
+                def prepare(workload: Workload = workload, name: str = name) -> timing.Sampler:
                     if name == ONE_KERNEL:
-                        call: Call = torch.ones(8, device=place).neg_  # type: ignore[assignment]
-                    else:
-                        (call,) = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)(1)
-                    sample = timing.prepare_host(call, synchronize)
-                    samples = [sample() * 1e6 for _ in range(SAMPLES)]
-                except Exception as error:  # as in _measure_row
-                    reason = " ".join(f"{type(error).__name__}: {error}".split())
-                    yield Row(table, num_tokens, name, None, None, None, 0.0, None, reason, machine)
-                    continue
-                us = statistics.median(samples)
-                yield Row(table, num_tokens, name, us, min(samples), max(samples), 0.0, None, "ok", machine)
+                        return timing.prepare_host(torch.ones(8, device=place).neg_, synchronize)
+                    (call,) = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)(1)
+                    return timing.prepare_host(call, synchronize)
 
-
-def _floor_us(workload: Workload, device: timing.Device, place: str) -> float | None:
-    try:
-        sample = roofline.floor_sampler(workload, device, place)
-        return statistics.median(sample() for _ in range(SAMPLES)) * 1e6
-    except (RuntimeError, timing.MeasuringError):  # out of memory, throttled: the rows go on without a share
-        return None
+                yield replace(_timed(table, num_tokens, name, prepare), machine=machine)
 
 
 def _measure_row(
@@ -125,16 +112,23 @@ def _measure_row(
     is_grid: bool,
 ) -> Row:
     seconds = timing.SAMPLE_SECONDS / 4 if is_grid else timing.SAMPLE_SECONDS
-    try:
+
+    def prepare() -> timing.Sampler:
         make_calls = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)
-        sample = timing.prepare_device(make_calls, workload.buffer_bytes, device, sample_seconds=seconds)
+        return timing.prepare_device(make_calls, workload.buffer_bytes, device, sample_seconds=seconds)
+
+    row = _timed(table, workload.num_tokens, name, prepare)
+    share = None if floor is None or row.us is None else floor / row.us
+    return replace(row, traffic_mb=traffic, share_of_roofline=share)
+
+
+def _timed(table: str, num_tokens: int, name: str, prepare: Callable[[], timing.Sampler]) -> Row:
+    try:
+        sample = prepare()
         samples = [sample() * 1e6 for _ in range(SAMPLES)]
     except Exception as error:  # this provider's row says why; the others go on
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Row(table, workload.num_tokens, name, None, None, None, traffic, None, reason, "")
-    us = statistics.median(samples)
-    share = None if floor is None else floor / us
-    return Row(table, workload.num_tokens, name, us, min(samples), max(samples), traffic, share, "ok", "")
+        return Row(table, num_tokens, name, None, None, None, 0.0, None, check.reason(error), "")
+    return Row(table, num_tokens, name, statistics.median(samples), min(samples), max(samples), 0.0, None, "ok", "")
 
 
 def save(rows: Iterable[Row], path: Path) -> Iterator[Row]:

@@ -5,6 +5,7 @@ writes the same part of each head, since memory is slower where it is taken in p
 longer than that.
 """
 
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,8 @@ try:
     import triton.language as tl
 except ImportError:  # asv imports this module in environments that have torch and numpy alone
     triton = None
+
+_SAMPLES = 10
 
 
 def floor_sampler(workload: Workload, device: timing.Device, place: torch.device | str) -> timing.Sampler:
@@ -42,6 +45,17 @@ def floor_sampler(workload: Workload, device: timing.Device, place: torch.device
 
     sample = timing.prepare_device(make_calls, workload.buffer_bytes, device)
     return lambda: sample() * scale
+
+
+def floor_us(workload: Workload, device: timing.Device, place: torch.device | str) -> float | None:
+    """The floor of a workload in microseconds, median; None where memory or a throttled GPU denies it: the rows of the
+    providers go on without a share.
+    """
+    try:
+        sample = floor_sampler(workload, device, place)
+        return statistics.median(sample() for _ in range(_SAMPLES)) * 1e6
+    except (RuntimeError, timing.MeasuringError):
+        return None
 
 
 def _call(function: Callable[[], object]) -> Callable[[], None]:

@@ -221,21 +221,9 @@ def rope_cells(
 def _shard_workload(
     preset: Preset, tp_size: int, num_tokens: int, dtype: torch.dtype, positions: str, is_packed: bool
 ) -> Workload:
-    shard = shard_of(preset, tp_size)
-    return Workload(
-        num_tokens,
-        shard.num_heads,
-        shard.num_kv_heads,
-        preset.head_size,
-        preset.rotary_dim,
-        preset.rope_parameters,
-        preset.is_neox_style,
-        dtype,
-        table_rows=preset.max_position,
-        is_packed=is_packed,
-        positions=positions,
-        position_limit=max(1, preset.max_position // 4),  # vLLM's table is four times as long as what it reads
-    )
+    workload = Workload.of(shard_of(preset, tp_size), num_tokens, dtype=dtype, is_packed=is_packed)
+    limit = max(1, preset.max_position // 4)  # vLLM's table is four times as long as what it reads
+    return replace(workload, table_rows=preset.max_position, positions=positions, position_limit=limit)
 
 
 def settings_for(place: str, warmup_iter: int = 10, benchmark_iter: int = 100, seed: int = 0) -> sweep.Settings:

@@ -73,7 +73,7 @@ def run(
             record = found.get(blank.key)
             if record is None:
                 if floor is None and settings.device is not None:
-                    floor = _floor_us(cell.workload, settings.device, settings.place)
+                    floor = roofline.floor_us(cell.workload, settings.device, settings.place)
                 record = _measure(cell, providers[name], blank, settings, floor, baseline)
                 yield record
             if name == BASELINE:
@@ -100,14 +100,6 @@ def measure(make_call: MakeCall, name: str, workload: Workload, settings: Settin
     )
 
 
-def _floor_us(workload: Workload, device: timing.Device, place: str) -> float | None:
-    try:
-        sample = roofline.floor_sampler(workload, device, place)
-        return statistics.median(sample() for _ in range(_GRAPH_SAMPLES)) * 1e6
-    except (RuntimeError, timing.MeasuringError):  # out of memory, throttled: the rows go on without a share
-        return None
-
-
 def _measure(
     cell: Cell, provider: Provider, blank: Record, settings: Settings, floor: float | None, baseline: Record | None
 ) -> Record:
@@ -116,7 +108,7 @@ def _measure(
     try:
         times = measure(provider.make_call, blank.provider, cell.workload, settings)
     except Exception as error:  # this provider's row says why; the others go on
-        return replace(blank, status=" ".join(f"{type(error).__name__}: {error}".split()))
+        return replace(blank, status=check.reason(error))
     us, (low, high), single = statistics.median(times.graph), median_interval(times.graph), Summary.of(times.single)
     (inputs,) = make_inputs(cell.workload, 1, settings.place, settings.seed)
     record = replace(
