@@ -52,6 +52,23 @@ class Times:
     single: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a workload asks of any provider."""
+
+    bytes_moved: int
+    floor_us: float | None
+
+    @classmethod
+    def of(cls, workload: Workload, settings: Settings) -> "Bounds":
+        """Measured once for all providers; no floor on a CPU."""
+        (inputs,) = make_inputs(workload, 1, settings.place, settings.seed)
+        moved = workload.bytes_moved(inputs.positions)
+        if settings.device is None:
+            return cls(moved, None)
+        return cls(moved, roofline.floor_us(workload, settings.device, settings.place))
+
+
 def run(
     cells: Sequence[Cell], providers: Mapping[str, Provider], settings: Settings, earlier: Collection[Record] = ()
 ) -> Iterator[Record]:
@@ -66,15 +83,14 @@ def run(
     found = {record.key: record for record in earlier}
     order = sorted(providers, key=lambda name: name != BASELINE)
     for cell in cells:
-        floor: float | None = None
+        bounds: Bounds | None = None
         baseline: Record | None = None
         for name in order:
             blank = _blank(cell, name, settings)
             record = found.get(blank.key)
             if record is None:
-                if floor is None and settings.device is not None:
-                    floor = roofline.floor_us(cell.workload, settings.device, settings.place)
-                record = _measure(cell, providers[name], blank, settings, floor, baseline)
+                bounds = bounds or Bounds.of(cell.workload, settings)
+                record = _measure(cell, providers[name], blank, settings, bounds, baseline)
                 yield record
             if name == BASELINE:
                 baseline = record
@@ -101,7 +117,7 @@ def measure(make_call: MakeCall, name: str, workload: Workload, settings: Settin
 
 
 def _measure(
-    cell: Cell, provider: Provider, blank: Record, settings: Settings, floor: float | None, baseline: Record | None
+    cell: Cell, provider: Provider, blank: Record, settings: Settings, bounds: Bounds, baseline: Record | None
 ) -> Record:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     blank = replace(blank, note=provider.note, machine=settings.machine, commit=settings.commit, time=now)
@@ -110,7 +126,6 @@ def _measure(
     except Exception as error:  # this provider's row says why; the others go on
         return replace(blank, status=check.reason(error))
     us, (low, high), single = statistics.median(times.graph), median_interval(times.graph), Summary.of(times.single)
-    (inputs,) = make_inputs(cell.workload, 1, settings.place, settings.seed)
     record = replace(
         blank,
         status="ok",
@@ -122,8 +137,8 @@ def _measure(
         p99_us=single.p99,
         min_us=single.min,
         max_us=single.max,
-        gbps=cell.workload.bytes_moved(inputs.positions) / us * 1e-3,
-        share_of_roofline=None if floor is None else floor / us,
+        gbps=bounds.bytes_moved / us * 1e-3,
+        share_of_roofline=None if bounds.floor_us is None else bounds.floor_us / us,
         cache="" if settings.device is None else "cold",
     )
     if blank.provider == BASELINE:
