@@ -176,7 +176,7 @@ def _run(
     p, q, k, t = positions, query, positions if key is None else key, cos_sin_cache
     geometry = (
         p.shape, p.stride(), p.dtype, p.get_device(), q.shape, q.stride(), q.dtype, q.get_device(),
-        k.shape, k.stride(), k.dtype, k.get_device(), t.shape, t.stride(), t.dtype, t.get_device(),
+        k.shape, k.stride(), k.dtype, k.get_device(), t.shape, t.is_contiguous(), t.dtype, t.get_device(),
         layout, key is None, query_out is query, inverse, knobs.programmatic_dependent_launch,
     )  # fmt: skip
     if query_out is query:
@@ -230,9 +230,9 @@ def _outputs(query: torch.Tensor, key: torch.Tensor | None) -> tuple[torch.Tenso
     return query_out, None if key is None else torch.empty(key.shape, dtype=key.dtype, device=key.device)
 
 
-def requires_grad(*tensors: torch.Tensor | None) -> bool:
+def requires_grad(query: torch.Tensor, key: torch.Tensor | None, cos_sin_cache: torch.Tensor) -> bool:
     """Whether one of them does."""
-    return any(x is not None and x.requires_grad for x in tensors)
+    return query.requires_grad or cos_sin_cache.requires_grad or (key is not None and key.requires_grad)
 
 
 def _refuse_gradient(
