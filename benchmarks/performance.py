@@ -89,15 +89,21 @@ def measure_host(names: Sequence[str], place: str, shapes: Shapes, *, machine: s
     for table, (shape, counts) in shapes.items():
         for num_tokens in counts:
             workload = replace(shape, num_tokens=num_tokens)
+            samplers: dict[str, timing.Sampler] = {}
+            rows: dict[str, Row] = {}
             for name in (*names, ONE_KERNEL):
-
-                def prepare(workload: Workload = workload, name: str = name) -> timing.Sampler:
-                    if name == ONE_KERNEL:
-                        return timing.prepare_host(torch.ones(8, device=place).neg_, synchronize)
-                    (call,) = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)(1)
-                    return timing.prepare_host(call, synchronize)
-
-                yield replace(_timed(table, num_tokens, name, prepare), machine=machine)
+                try:
+                    call: Callable[[], object] = torch.ones(8, device=place).neg_
+                    if name != ONE_KERNEL:
+                        (call,) = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)(1)
+                    samplers[name] = timing.prepare_host(call, synchronize)
+                except Exception as error:  # this provider's row says why; the others go on
+                    rows[name] = _failed(table, num_tokens, name, error)
+            # In turns: a host's speed wanders by half within seconds, and must not tell one provider from another.
+            rounds = [{name: sample() * 1e6 for name, sample in samplers.items()} for _ in range(SAMPLES)]
+            for name in samplers:
+                rows[name] = _ok(table, num_tokens, name, [samples[name] for samples in rounds])
+            yield from (replace(rows[name], machine=machine) for name in (*names, ONE_KERNEL))
 
 
 def _measure_row(
@@ -113,22 +119,23 @@ def _measure_row(
 ) -> Row:
     seconds = timing.SAMPLE_SECONDS / 4 if is_grid else timing.SAMPLE_SECONDS
 
-    def prepare() -> timing.Sampler:
+    try:
         make_calls = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)
-        return timing.prepare_device(make_calls, workload.buffer_bytes, device, sample_seconds=seconds)
-
-    row = _timed(table, workload.num_tokens, name, prepare)
+        sample = timing.prepare_device(make_calls, workload.buffer_bytes, device, sample_seconds=seconds)
+        samples = [sample() * 1e6 for _ in range(SAMPLES)]
+    except Exception as error:  # this provider's row says why; the others go on
+        return replace(_failed(table, workload.num_tokens, name, error), traffic_mb=traffic)
+    row = _ok(table, workload.num_tokens, name, samples)
     share = None if floor is None or row.us is None else floor / row.us
     return replace(row, traffic_mb=traffic, share_of_roofline=share)
 
 
-def _timed(table: str, num_tokens: int, name: str, prepare: Callable[[], timing.Sampler]) -> Row:
-    try:
-        sample = prepare()
-        samples = [sample() * 1e6 for _ in range(SAMPLES)]
-    except Exception as error:  # this provider's row says why; the others go on
-        return Row(table, num_tokens, name, None, None, None, 0.0, None, check.reason(error), "")
-    return Row(table, num_tokens, name, statistics.median(samples), min(samples), max(samples), 0.0, None, "ok", "")
+def _ok(table: str, num_tokens: int, name: str, us: list[float]) -> Row:
+    return Row(table, num_tokens, name, statistics.median(us), min(us), max(us), 0.0, None, "ok", "")
+
+
+def _failed(table: str, num_tokens: int, name: str, error: Exception) -> Row:
+    return Row(table, num_tokens, name, None, None, None, 0.0, None, check.reason(error), "")
 
 
 def save(rows: Iterable[Row], path: Path) -> Iterator[Row]:
