@@ -26,6 +26,7 @@ Calls of a microsecond are estimated too long, by that start, and get about half
 
 _AGREEMENT = 0.005
 _WINDOW = 5
+_MAX_HOST_WINDOWS = 5  # a busy host may never agree with itself
 _MAX_WINDOWS = 20
 
 
@@ -143,7 +144,7 @@ def prepare_host(call: Call, synchronize: Call, calls: int = 50) -> Sampler:
         synchronize()
         return seconds / calls
 
-    _warm_up(sample)
+    _warm_up(sample, _MAX_HOST_WINDOWS)
     return sample
 
 
@@ -169,10 +170,10 @@ def prepare_cpu(call: Call, calls: int | None = None) -> Sampler:
     return sample
 
 
-def _warm_up(sample: Sampler) -> None:
-    """Sample until the medians of two windows agree, at most 100 times: clocks ramp for longer on some days."""
+def _warm_up(sample: Sampler, most: int = _MAX_WINDOWS) -> None:
+    """Sample until the medians of two windows agree: GPU clocks ramp for longer on some days."""
     before = math.inf
-    for _ in range(_MAX_WINDOWS):
+    for _ in range(most):
         now = statistics.median(sample() for _ in range(_WINDOW))
         if abs(now - before) <= _AGREEMENT * now:
             return
