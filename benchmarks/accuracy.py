@@ -11,8 +11,7 @@ import torch
 
 from benchmarks import check
 from benchmarks.oracle import oracle
-from benchmarks.providers import Provider
-from benchmarks.workload import Workload, make_inputs
+from benchmarks.workload import Provider, Workload, make_inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def measure(workload: Workload, providers: Mapping[str, Provider], place: str, s
     for name, provider in providers.items():
         (inputs,) = make_inputs(workload, 1, place, seed)  # the same again: a provider may rotate in place
         try:
-            after = check.rotate(provider.make_call, workload, inputs)[0].double()
+            after = check.rotate(provider, workload, inputs)[0].double()
         except Exception as error:  # why this provider has no number
             nothing = float("nan")
             yield Error(name, nothing, nothing, nothing, nothing, check.reason(error))

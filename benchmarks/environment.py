@@ -80,7 +80,7 @@ def providers() -> dict[str, str]:
             found[name] = "measured on a GPU only"
             continue
         try:
-            check(name, provider.make_call, workload, place)
+            check(name, provider, workload, place)
             found[name] = f"ok on {place}"
         except Exception as error:  # whatever it is, it is why this provider does not work here
             found[name] = f"{type(error).__name__}: {error}"

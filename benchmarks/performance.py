@@ -95,7 +95,7 @@ def measure_host(names: Sequence[str], place: str, shapes: Shapes, *, machine: s
                 try:
                     call: Callable[[], object] = torch.ones(8, device=place).neg_
                     if name != ONE_KERNEL:
-                        (call,) = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)(1)
+                        (call,) = check.checked_calls(name, PROVIDERS[name], workload, place)(1)
                     samplers[name] = timing.prepare_host(call, synchronize)
                 except Exception as error:  # this provider's row says why; the others go on
                     rows[name] = _failed(table, num_tokens, name, error)
@@ -120,7 +120,7 @@ def _measure_row(
     seconds = timing.SAMPLE_SECONDS / 4 if is_grid else timing.SAMPLE_SECONDS
 
     try:
-        make_calls = check.checked_calls(name, PROVIDERS[name].make_call, workload, place)
+        make_calls = check.checked_calls(name, PROVIDERS[name], workload, place)
         sample = timing.prepare_device(make_calls, workload.buffer_bytes, device, sample_seconds=seconds)
         samples = [sample() * 1e6 for _ in range(SAMPLES)]
     except Exception as error:  # this provider's row says why; the others go on

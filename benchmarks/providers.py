@@ -1,23 +1,15 @@
 """What is measured side by side: a provider turns a workload and its inputs into a zero-argument callable."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib import import_module
 
 from benchmarks import rivals, subject
-from benchmarks.workload import Call, Inputs, MakeCall, Workload
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """A way to rotate query and key. `note` says what its time leaves out or includes, if anything."""
-
-    make_call: MakeCall
-    note: str = ""
+from benchmarks.workload import Call, Inputs, MakeCall, Provider, Workload
 
 
 def _backend(name: str) -> MakeCall:
-    return lambda workload, inputs: subject.apply_in_place(name, workload, inputs)
+    return lambda workload, inputs: subject.make_call(name, workload, inputs)
 
 
 BACKENDS = ("native", "triton", "flashinfer")
@@ -26,20 +18,22 @@ BACKENDS = ("native", "triton", "flashinfer")
 PROVIDERS: dict[str, Provider] = {
     "triton": Provider(_backend("triton")),
     "triton alone": Provider(
-        lambda workload, inputs: subject.without_overlap(subject.apply_in_place("triton", workload, inputs)),
+        lambda workload, inputs: subject.without_overlap(subject.make_call("triton", workload, inputs)),
         "without programmatic dependent launch: no call overlaps the one before it",
     ),
     "triton out of place": Provider(
-        lambda workload, inputs: subject.apply_out_of_place("triton", workload, inputs), "into new tensors"
+        lambda workload, inputs: subject.make_call("triton", replace(workload, in_place=False), inputs),
+        "into new tensors",
     ),
     "flashinfer": Provider(_backend("flashinfer"), "for mRoPE behind a gather of the rows, which is timed"),
     "torch.compile": Provider(rivals.torch_compile, "of the plain formula, into new tensors"),
     "vllm-like": Provider(rivals.vllm_mrope, "vLLM's mRoPE path rebuilt: gather, two copies, one program a token"),
+    "vllm": Provider(rivals.vllm, "vLLM's own layer; its table has query's dtype", roundings=4),
     "liger": Provider(rivals.liger, "cos and sin gathered beforehand, not timed"),
     "native": Provider(_backend("native")),
 }
 
-SEED_PROVIDERS = ("native", "triton", "flashinfer", "torch.compile", "vllm-like", "liger")
+SEED_PROVIDERS = ("native", "triton", "flashinfer", "torch.compile", "vllm", "vllm-like", "liger")
 """What the seed benchmarks measure unless they are told otherwise."""
 
 
@@ -65,6 +59,7 @@ def _own(name: str) -> Provider:
         raise ValueError(f"--provider {name} must be a function, got {type(function).__name__}")
 
     def make_call(workload: Workload, inputs: Inputs) -> Call:
+        rivals.want_in_place(workload)
         table = subject.cos_sin_cache(workload, inputs.query.device)
 
         def call() -> None:

@@ -28,11 +28,15 @@ class Record:
     dtype: str
     positions: str
     layout: str
+    output: str
+    cache: str
     seed: int
     provider: str
     status: str
     us: float | None = None
-    """Median GPU time of a call in a graph of many, cold L2 cache: the number of the asv site. On a CPU wall time."""
+    """Median GPU time of a call in a graph of many; with a cold L2 cache the number of the asv site. On a CPU wall
+    time.
+    """
     us_low: float | None = None
     us_high: float | None = None
     """The median lies between these with 95 % confidence."""
@@ -41,7 +45,7 @@ class Record:
     p99_us: float | None = None
     min_us: float | None = None
     max_us: float | None = None
-    """Of single cold calls, one at a time: those hold the start of a graph, too. On a CPU of single calls."""
+    """Of single calls, one at a time: those hold the start of a graph, too. On a CPU of single calls."""
     gbps: float | None = None
     """10^9 bytes a second that any implementation must move, by `us`."""
     share_of_roofline: float | None = None
@@ -50,7 +54,6 @@ class Record:
     speedup_low: float | None = None
     speedup_high: float | None = None
     """`us` of native over this row's, and what the two intervals leave open."""
-    cache: str = ""
     note: str = ""
     machine: str = ""
     commit: str = ""

@@ -1,7 +1,7 @@
 """Providers beside the package's own backends. Each needs a library that may be absent; none is part of the asv suite.
 
-All of them rotate query and key in place on the buffers they are given. What a library wants prepared beforehand is
-prepared here, outside the clock, and the provider's note in `providers.py` says what was left out.
+All but torch.compile rotate query and key in place on the buffers they are given. What a library wants prepared
+beforehand is prepared here, outside the clock, and the provider's note in `providers.py` says what was left out.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def torch_compile(workload: Workload, inputs: Inputs) -> Call:
     One compilation serves all token counts of a shard (one token is compiled apart). The cache is reset for each new
     shard, and a run into the recompile limit is an error: torch would silently fall back to eager.
     """
-    compiled = _compiled(replace(workload, num_tokens=0, is_packed=False))
+    compiled = _compiled(replace(workload, num_tokens=0, is_packed=False, in_place=False))
     for tensor, dimension in ((inputs.positions, -1), (inputs.query, 0), (inputs.key, 0)):
         torch._dynamo.maybe_mark_dynamic(tensor, dimension % tensor.dim())
     table = subject.cos_sin_cache(workload, inputs.query.device)
@@ -82,6 +82,52 @@ def plain_formula(workload: Workload) -> Callable[..., tuple[torch.Tensor, torch
     return formula
 
 
+def want_in_place(workload: Workload) -> None:
+    """Raise NotImplementedError where new tensors are asked of what rotates in place only."""
+    if not workload.in_place:
+        raise NotImplementedError("it rotates in place only")
+
+
+def vllm(workload: Workload, inputs: Inputs) -> Call:
+    """vLLM's own rotary layer: its CUDA op for one-dimensional positions, its mRoPE path for three axes. Table and
+    arithmetic have query's dtype.
+
+    Raises:
+        ImportError: vllm is not installed.
+        NotImplementedError: new tensors are asked for.
+    """
+    want_in_place(workload)
+    layer = _vllm_layer(replace(workload, num_tokens=0, is_packed=False), inputs.query.device)
+    positions, query, key = inputs.positions, inputs.query, inputs.key
+    flat_query, flat_key = query.flatten(1), key.flatten(1)
+
+    def call() -> tuple[torch.Tensor, torch.Tensor]:
+        query_out, key_out = layer(positions, flat_query, flat_key)  # in place or not, as the layer likes
+        return query_out.view(query.shape), key_out.view(key.shape)
+
+    return call
+
+
+@lru_cache(maxsize=1)
+def _vllm_layer(shard: Workload, device: torch.device) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    parameters = {**shard.rope_parameters, "partial_rotary_factor": shard.rotary_dim / shard.head_size}
+    if shard.mrope_section is not None:
+        parameters["mrope_section"] = list(shard.mrope_section)
+    with set_current_vllm_config(VllmConfig()):
+        layer = get_rope(
+            head_size=shard.head_size,
+            max_position=shard.table_rows,
+            is_neox_style=shard.is_neox_style,
+            rope_parameters=parameters,
+            dtype=shard.dtype,
+        )
+    forward: Callable[..., tuple[torch.Tensor, torch.Tensor]] = layer.to(device).forward_cuda
+    return forward
+
+
 def vllm_mrope(workload: Workload, inputs: Inputs) -> Call:
     """vLLM's whole mRoPE path, rebuilt from its description: gather the rows of all three axes, make contiguous copies
     of cos and sin, then a Triton kernel with one program a token. The table is float32, as for everyone here.
@@ -93,6 +139,7 @@ def vllm_mrope(workload: Workload, inputs: Inputs) -> Call:
         raise NotImplementedError("Triton is not installed")
     if workload.mrope_section is None or not workload.is_neox_style or workload.is_packed:
         raise NotImplementedError("this path is for contiguous mRoPE with NeoX pairing")
+    want_in_place(workload)
     table = subject.cos_sin_cache(workload, inputs.query.device)
     w, (section_t, section_h, section_w) = workload, workload.mrope_section
     positions, query, key = inputs.positions, inputs.query, inputs.key
@@ -120,6 +167,7 @@ def liger(workload: Workload, inputs: Inputs) -> Call:
 
     if not workload.is_neox_style or workload.mrope_interleaved or workload.is_packed:
         raise NotImplementedError("Liger has contiguous NeoX pairing and chunked axes only")
+    want_in_place(workload)
     table = subject.cos_sin_cache(workload, inputs.query.device)
     cos, sin = (torch.cat((half, half), dim=-1) for half in table[inputs.positions].chunk(2, dim=-1))
     query, key = inputs.query.unsqueeze(0).transpose(1, 2), inputs.key.unsqueeze(0).transpose(1, 2)

@@ -43,7 +43,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--provider", nargs="+", help="names, or package.module:function for a kernel of yours")
+    parser.add_argument(
+        "--provider", nargs="+", action="extend", help="names, or package.module:function for a kernel of yours"
+    )
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--warmup-iter", type=_natural, default=10, help="single calls before the statistics")
@@ -51,6 +53,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="default: the GPU, else the CPU")
     parser.add_argument(
         "--layout", choices=("contiguous", "packed"), default="contiguous", help="packed: slices of qkv"
+    )
+    parser.add_argument("--output", choices=("in-place", "new"), default="in-place", help="new: into new tensors")
+    parser.add_argument(
+        "--cache", choices=("cold", "hot"), default="cold", help="whether a call finds q and k in the L2 cache"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the long CSV that is there")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON instead of the table")
@@ -67,6 +73,7 @@ def run_mrope(options: argparse.Namespace) -> int:
         seeds.DTYPES[options.dtype],
         positions=options.positions,
         is_packed=options.layout == "packed",
+        in_place=options.output == "in-place",
         trust_remote_code=options.trust_remote_code,
     )
     csv = options.output_csv
@@ -93,6 +100,7 @@ def run_rope(options: argparse.Namespace) -> int:
         options.is_neox_style,
         seeds.DTYPES[options.dtype],
         is_packed=options.layout == "packed",
+        in_place=options.output == "in-place",
     )
     stem = "rope-perf-neox-style" if options.is_neox_style else "rope-perf"
     folder = options.save_path
@@ -113,7 +121,9 @@ def _run(cells: Sequence[Any], options: argparse.Namespace, long_csv: Path, fini
     place = sweep.place_of(options.device)
     if place == "cpu":
         torch.set_num_threads(1)
-    settings = seeds.settings_for(place, options.warmup_iter, options.benchmark_iter, options.seed)
+    settings = seeds.settings_for(
+        place, options.warmup_iter, options.benchmark_iter, options.seed, is_cold=options.cache == "cold"
+    )
     log = records.Log(long_csv, resume=options.resume)
     progress = _Progress(len(cells) * len(chosen))
     interrupted = False
@@ -130,7 +140,8 @@ def _run(cells: Sequence[Any], options: argparse.Namespace, long_csv: Path, fini
     if options.json:
         print(json.dumps([asdict(record) for record in found]))
     else:
-        print(f"{settings.machine}; {'wall time, one thread' if place == 'cpu' else 'GPU time, cold L2 cache'}; us\n")
+        clock = "wall time, one thread" if place == "cpu" else f"GPU time, {options.cache} L2 cache"
+        print(f"{settings.machine}; {clock}; us\n")
         print(summary.table(found))
         for text in (summary.reasons(found), summary.advice(found)):
             print(f"\n{text}" if text else "")

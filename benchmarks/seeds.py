@@ -96,7 +96,7 @@ def benchmark_mrope(
     settings = settings_for(sweep.place_of(), warmup_iter, benchmark_iter, seed)
     found = []
     for name in ("native", "triton"):
-        times = sweep.measure(PROVIDERS[name].make_call, name, workload, settings)
+        times = sweep.measure(PROVIDERS[name], name, workload, settings)
         found.append(_statistics(times.single))
     native, triton = found
     if csv_writer is not None:
@@ -113,7 +113,7 @@ def get_benchmark(
     head_size: int, rotary_dim: int, is_neox_style: bool, device: str
 ) -> Callable[[int, int, int, str], tuple[float, float, float]]:
     """A function of batch_size, seq_len, num_heads and provider that gives microseconds: the median of single cold
-    calls, their least and their most. As many kv heads as heads.
+    calls, their least and their most. As many kv heads as heads. The seed's provider "torch" is native.
 
     Raises:
         ValueError: rotary_dim or device is wrong.
@@ -123,10 +123,11 @@ def get_benchmark(
     settings = settings_for(sweep.place_of(device))
 
     def benchmark(batch_size: int, seq_len: int, num_heads: int, provider: str) -> tuple[float, float, float]:
+        provider = "native" if provider == "torch" else provider
         if provider not in PROVIDERS:
             raise ValueError(f"provider must be among {', '.join(PROVIDERS)}, got {provider!r}")
         workload = rope_workload(batch_size * seq_len, num_heads, num_heads, head_size, rotary_dim, is_neox_style)
-        single = sweep.measure(PROVIDERS[provider].make_call, provider, workload, settings).single
+        single = sweep.measure(PROVIDERS[provider], provider, workload, settings).single
         summary = Summary.of(single)
         return summary.median, summary.min, summary.max
 
@@ -157,6 +158,7 @@ def mrope_cells(
     *,
     positions: str = "uniform",
     is_packed: bool = False,
+    in_place: bool = True,
     trust_remote_code: bool = False,
 ) -> list[sweep.Cell]:
     """What `python -m benchmarks mrope` measures.
@@ -168,6 +170,7 @@ def mrope_cells(
         dtype: of query and key.
         positions: one of workload.POSITIONS.
         is_packed: query and key are slices of one qkv tensor.
+        in_place: else into new tensors.
         trust_remote_code: see models.find.
 
     Raises:
@@ -183,6 +186,7 @@ def mrope_cells(
         for tp_size in sizes:
             for count in num_tokens:
                 workload = _shard_workload(preset, tp_size, count, dtype, positions, is_packed)
+                workload = replace(workload, in_place=in_place)
                 cells.append(sweep.Cell("mrope", workload, model_name=name, tp_size=tp_size))
     return cells
 
@@ -198,6 +202,7 @@ def rope_cells(
     dtype: torch.dtype,
     *,
     is_packed: bool = False,
+    in_place: bool = True,
 ) -> list[sweep.Cell]:
     """What `python -m benchmarks rope` measures: every combination; num_kv_heads None means as many as heads.
 
@@ -213,7 +218,7 @@ def rope_cells(
                 for batch_size, seq_len in itertools.product(batch_sizes, seq_lens):
                     tokens = batch_size * seq_len
                     workload = rope_workload(tokens, heads, kv_heads, head_size, rotary_dim, is_neox_style, dtype)
-                    workload = replace(workload, is_packed=is_packed)
+                    workload = replace(workload, is_packed=is_packed, in_place=in_place)
                     cells.append(sweep.Cell("rope", workload, batch_size=batch_size, seq_len=seq_len))
     return cells
 
@@ -226,13 +231,22 @@ def _shard_workload(
     return replace(workload, table_rows=preset.max_position, positions=positions, position_limit=limit)
 
 
-def settings_for(place: str, warmup_iter: int = 10, benchmark_iter: int = 100, seed: int = 0) -> sweep.Settings:
+def settings_for(
+    place: str, warmup_iter: int = 10, benchmark_iter: int = 100, seed: int = 0, *, is_cold: bool = True
+) -> sweep.Settings:
     """Settings on a GPU with its clock, or on the CPU; with what a row says of the machine."""
     from benchmarks import environment, timing
 
     device = None if torch.device(place).type == "cpu" else timing.CudaDevice(place)
     return sweep.Settings(
-        place, device, warmup_iter, benchmark_iter, seed, machine=environment.line(), commit=environment.commit()
+        place,
+        device,
+        warmup_iter,
+        benchmark_iter,
+        seed,
+        is_cold=is_cold,
+        machine=environment.line(),
+        commit=environment.commit(),
     )
 
 

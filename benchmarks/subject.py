@@ -32,7 +32,7 @@ def assert_installed() -> None:
 
 def cos_sin_cache(workload: Workload, device: torch.device) -> torch.Tensor:
     """The package's table for a workload, float32: one for all token counts, kept for the life of the process."""
-    return _cos_sin_cache(replace(workload, num_tokens=0), device)
+    return _cos_sin_cache(replace(workload, num_tokens=0, in_place=True), device)
 
 
 @cache
@@ -61,22 +61,18 @@ def _keywords(backend: str, workload: Workload) -> dict[str, Any]:
     }
 
 
-def apply_in_place(backend: str, workload: Workload, inputs: Inputs) -> Call:
-    """A call that rotates inputs in place with one backend of the package."""
-    apply, table = bind(backend, workload), cos_sin_cache(workload, inputs.query.device)
-    positions, query, key = inputs.positions, inputs.query, inputs.key
-    return lambda: apply(positions, query, key, table)
-
-
-def apply_out_of_place(backend: str, workload: Workload, inputs: Inputs) -> Call:
-    """A call that rotates inputs into new tensors with one backend of the package, and keeps them until its next run:
-    so the calls of a graph do not write to one and the same memory.
+def make_call(backend: str, workload: Workload, inputs: Inputs) -> Call:
+    """A call that rotates inputs with one backend of the package. New tensors are kept until its next run: so the calls
+    of a graph do not write to one and the same memory.
     """
     import ropekern
 
     table = cos_sin_cache(workload, inputs.query.device)
-    keywords = _keywords(backend, workload)
     positions, query, key = inputs.positions, inputs.query, inputs.key
+    if workload.in_place:
+        rotate = bind(backend, workload)
+        return lambda: rotate(positions, query, key, table)
+    keywords = _keywords(backend, workload)
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def call() -> tuple[torch.Tensor, torch.Tensor]:

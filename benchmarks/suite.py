@@ -166,4 +166,4 @@ def _checked(provider: str, workload: "Workload", device: str) -> "Callable[[int
     from benchmarks.providers import PROVIDERS
 
     subject.assert_installed()
-    return check.checked_calls(provider, PROVIDERS[provider].make_call, workload, device)
+    return check.checked_calls(provider, PROVIDERS[provider], workload, device)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from benchmarks import check, roofline, timing
-from benchmarks.providers import Provider
 from benchmarks.records import Record
 from benchmarks.statistics import Summary, median_interval
-from benchmarks.workload import MakeCall, Workload, make_inputs
+from benchmarks.workload import Provider, Workload, make_inputs
 
 BASELINE = "native"
 _GRAPH_SAMPLES = 10
@@ -40,6 +39,8 @@ class Settings:
     warmup_iter: int = 10
     benchmark_iter: int = 100
     seed: int = 0
+    is_cold: bool = True
+    """On a GPU: each call finds the L2 cache without its buffers; else it finds them there."""
     machine: str = ""
     commit: str = ""
 
@@ -61,10 +62,10 @@ class Bounds:
 
     @classmethod
     def of(cls, workload: Workload, settings: Settings) -> "Bounds":
-        """Measured once for all providers; no floor on a CPU."""
+        """Measured once for all providers; no floor on a CPU, nor with a hot cache."""
         (inputs,) = make_inputs(workload, 1, settings.place, settings.seed)
         moved = workload.bytes_moved(inputs.positions)
-        if settings.device is None:
+        if settings.device is None or not settings.is_cold:
             return cls(moved, None)
         return cls(moved, roofline.floor_us(workload, settings.device, settings.place))
 
@@ -96,19 +97,19 @@ def run(
                 baseline = record
 
 
-def measure(make_call: MakeCall, name: str, workload: Workload, settings: Settings) -> Times:
+def measure(provider: Provider, name: str, workload: Workload, settings: Settings) -> Times:
     """Check a provider, then sample both clocks.
 
     Raises:
         Exception: whatever the provider raises; CheckError if its result is wrong.
     """
-    make_calls = check.checked_calls(name, make_call, workload, settings.place, settings.seed)
+    make_calls = check.checked_calls(name, provider, workload, settings.place, settings.seed)
     (call,) = make_calls(1)
     if settings.device is None:
         graph, single = timing.prepare_cpu(call), timing.prepare_cpu(call, calls=1)
     else:
-        graph = timing.prepare_device(make_calls, workload.buffer_bytes, settings.device)
-        single = timing.prepare_single(call, settings.device)
+        graph = timing.prepare_device(make_calls, workload.buffer_bytes, settings.device, cold=settings.is_cold)
+        single = timing.prepare_single(call, settings.device, cold=settings.is_cold)
     for _ in range(settings.warmup_iter):
         single()
     return Times(
@@ -122,7 +123,7 @@ def _measure(
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     blank = replace(blank, note=provider.note, machine=settings.machine, commit=settings.commit, time=now)
     try:
-        times = measure(provider.make_call, blank.provider, cell.workload, settings)
+        times = measure(provider, blank.provider, cell.workload, settings)
     except Exception as error:  # this provider's row says why; the others go on
         return replace(blank, status=check.reason(error))
     us, (low, high), single = statistics.median(times.graph), median_interval(times.graph), Summary.of(times.single)
@@ -139,7 +140,6 @@ def _measure(
         max_us=single.max,
         gbps=bounds.bytes_moved / us * 1e-3,
         share_of_roofline=None if bounds.floor_us is None else bounds.floor_us / us,
-        cache="" if settings.device is None else "cold",
     )
     if blank.provider == BASELINE:
         return replace(record, speedup=1.0, speedup_low=1.0, speedup_high=1.0)
@@ -168,6 +168,8 @@ def _blank(cell: Cell, provider: str, settings: Settings) -> Record:
         dtype=str(w.dtype),
         positions=w.positions,
         layout="slices of qkv" if w.is_packed else "contiguous",
+        output="in place" if w.in_place else "new tensors",
+        cache="" if settings.device is None else "cold" if settings.is_cold else "hot",
         seed=settings.seed,
         provider=provider,
         status="",

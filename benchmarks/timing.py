@@ -117,14 +117,14 @@ def prepare_device(
     return sample
 
 
-def prepare_single(call: Call, device: Device) -> Sampler:
-    """A sampler of GPU seconds of one single call, cold, its graph's start included: some microseconds that a model
-    does not pay. What vLLM's benchmarks mean by a sample, without the host's part of it.
+def prepare_single(call: Call, device: Device, *, cold: bool = True) -> Sampler:
+    """A sampler of GPU seconds of one single call, its graph's start included: some microseconds that a model does not
+    pay. What vLLM's benchmarks mean by a sample, without the host's part of it.
     """
     graph = device.capture([call])
 
     def sample() -> float:
-        return device.replay(graph, cold=True)
+        return device.replay(graph, cold=cold)
 
     return sample
 

@@ -35,6 +35,8 @@ class Workload:
     table_rows: int = TABLE_ROWS
     is_packed: bool = False
     """Query and key are slices of one qkv tensor, as in real models, instead of contiguous."""
+    in_place: bool = True
+    """Query and key are overwritten; else new tensors are made."""
     positions: str = "uniform"
     """One of POSITIONS."""
     position_limit: int = 0
@@ -103,6 +105,19 @@ Call = Callable[[], tuple[torch.Tensor, torch.Tensor] | None]
 """Rotates its inputs in place and returns None, or leaves them as they are and returns new query and key."""
 
 MakeCall = Callable[[Workload, Inputs], Call]
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """A way to rotate query and key."""
+
+    make_call: MakeCall
+    note: str = ""
+    """What its time leaves out or includes, if anything."""
+    roundings: int = 0
+    """How often it rounds to query's dtype before the result, such as a table of that dtype: half a unit in the last
+    place of the head's largest channel is forgiven for each.
+    """
 
 
 def make_inputs(workload: Workload, count: int, device: torch.device | str, seed: int = 0) -> list[Inputs]:

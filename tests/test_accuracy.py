@@ -25,7 +25,7 @@ def errors(monkeypatch, dtype, **others):
 
 def off_by(amount):
     def make_call(workload, inputs):
-        native = subject.apply_in_place("native", workload, inputs)
+        native = subject.make_call("native", workload, inputs)
 
         def call():
             native()

@@ -100,7 +100,7 @@ def test_case_with_the_tiles_of_many_tokens(name, heads, monkeypatch):
 def test_preset(name, backend):
     for num_tokens, is_packed in ((1, False), (77, True), (2048, False)):
         workload = Workload.of(shard(name), num_tokens, is_packed=is_packed)
-        check(backend, providers.PROVIDERS[backend].make_call, workload, "cuda")
+        check(backend, providers.PROVIDERS[backend], workload, "cuda")
 
 
 def test_triton_is_the_default_on_a_gpu():
@@ -509,7 +509,7 @@ def test_few_kernels_are_compiled(name):
         for num_tokens in (1, 2, 16, 31, 128, 513, 1024, 2048, 8192, 16384):
             workload = Workload.of(shard(name), num_tokens, is_packed=is_packed)
             (inputs,) = make_inputs(workload, 1, "cuda")
-            subject.apply_in_place("triton", workload, inputs)()
+            subject.make_call("triton", workload, inputs)()
         counts.append(len(rope_kernel.device_caches[0][0]) - before)
     assert max(counts) <= 4
 

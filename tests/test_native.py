@@ -74,4 +74,4 @@ def test_angles_are_those_of_training():
 @pytest.mark.parametrize("is_packed", [False, True], ids=["apart", "packed"])
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset(name, is_packed):
-    check("native", providers.PROVIDERS["native"].make_call, Workload.of(shard(name), 3, is_packed=is_packed), "cpu")
+    check("native", providers.PROVIDERS["native"], Workload.of(shard(name), 3, is_packed=is_packed), "cpu")

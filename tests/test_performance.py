@@ -53,7 +53,7 @@ def test_rows(monkeypatch, tmp_path):
 
     def counted(workload, inputs):
         calls.append(workload)
-        return subject.apply_in_place("native", workload, inputs)
+        return subject.make_call("native", workload, inputs)
 
     monkeypatch.setitem(providers.PROVIDERS, "broken", providers.Provider(broken))
     monkeypatch.setitem(providers.PROVIDERS, "absent", providers.Provider(absent))

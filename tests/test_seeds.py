@@ -68,7 +68,8 @@ def test_mrope_examples(example, asked):
 def test_mrope_flags(asked):
     cells, options, _ = asked(
         "mrope --model-name Qwen/Qwen3-VL-4B-Instruct Qwen/Qwen2-VL-2B-Instruct --tp-size 2 4 --num-tokens 3 5 "
-        "--dtype float32 --seed 7 --positions video --layout packed"
+        "--dtype float32 --seed 7 --positions video --layout packed --output new --cache hot --provider native "
+        "--provider triton liger"
     )
     assert {(c.model_name, c.tp_size, c.workload.num_tokens) for c in cells} == {
         (name, tp, n)
@@ -77,7 +78,8 @@ def test_mrope_flags(asked):
     workload = cells[0].workload
     assert (workload.dtype, workload.positions, workload.is_packed) == (torch.float32, "video", True)
     assert (workload.num_heads, workload.num_kv_heads, workload.mrope_interleaved) == (16, 4, True)
-    assert options.seed == 7
+    assert not workload.in_place
+    assert (options.seed, options.cache, options.provider) == (7, "hot", ["native", "triton", "liger"])
 
 
 @pytest.mark.parametrize("example", ROPE_EXAMPLES)
@@ -254,10 +256,11 @@ def test_generate_test_data():
 
 def test_get_benchmark():
     benchmark = seeds.get_benchmark(64, 32, False, "cpu")
-    median, low, high = benchmark(2, 3, 4, "native")
-    assert 0 < low <= median <= high
+    for provider in ("native", "torch"):
+        median, low, high = benchmark(2, 3, 4, provider)
+        assert 0 < low <= median <= high
     with pytest.raises(ValueError, match="provider must be among"):
-        benchmark(2, 3, 4, "vllm")
+        benchmark(2, 3, 4, "cutlass")
     with pytest.raises(ValueError, match=r"rotary_dim must be even and in 2 \.\. head_size 64, got 66"):
         seeds.get_benchmark(64, 66, False, "cpu")
 
@@ -295,4 +298,4 @@ def test_own_provider_has_the_packages_interface():
     own = providers.find(["ropekern:apply_rope_"])["ropekern:apply_rope_"]
     workload = seeds.rope_workload(3, 4, 1, 64, 32, True)
     settings = sweep.Settings("cpu", None, 0, 2)
-    assert len(sweep.measure(own.make_call, "own", workload, settings).single) == 2
+    assert len(sweep.measure(own, "own", workload, settings).single) == 2

@@ -28,7 +28,7 @@ def absent(workload, inputs):
 
 
 def slower(workload, inputs):
-    native = subject.apply_in_place("native", workload, inputs)
+    native = subject.make_call("native", workload, inputs)
     idle = torch.randn(600, 600)
 
     def call():
@@ -182,3 +182,40 @@ def test_place():
         assert sweep.place_of() == "cpu"
         with pytest.raises(ValueError, match="device 'cuda:0' is not here: no NVIDIA driver"):
             sweep.place_of("cuda:0")
+
+
+class RecordingDevice:
+    """A clock's device that remembers how it was asked; its calls take a microsecond."""
+
+    l2_bytes = 1 << 10
+
+    def __init__(self):
+        self.asked = set()
+
+    def capture(self, calls):
+        for call in calls:
+            call()
+        return len(calls)
+
+    def replay(self, graph, *, cold):
+        self.asked.add(cold)
+        return graph * 1e-6
+
+
+@pytest.mark.parametrize("is_cold", [True, False])
+def test_cold_or_hot(is_cold, monkeypatch):
+    monkeypatch.setattr(sweep.roofline, "floor_us", lambda workload, device, place: 0.5)
+    device = RecordingDevice()
+    settings = replace(SETTINGS, device=device, is_cold=is_cold)
+    (row,) = sweep.run(CELLS[:1], {"native": PROVIDERS["native"]}, settings)
+    assert (row.status, row.cache) == ("ok", "cold" if is_cold else "hot")
+    assert row.share_of_roofline == (pytest.approx(0.5) if is_cold else None), "a hot call is not bound by memory"
+    assert is_cold in device.asked
+    assert (not is_cold) not in device.asked - {False}, "the estimate before the clock may be hot, samples may not"
+
+
+def test_output_is_part_of_a_row(rows):
+    cell = replace(CELLS[0], workload=replace(QWEN, in_place=False))
+    (new,) = sweep.run([cell], {"native": PROVIDERS["native"]}, SETTINGS)
+    assert (rows[0].output, new.output, new.status) == ("in place", "new tensors", "ok")
+    assert new.key != rows[0].key
