@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks COMMAND`. Printing lives here and in seed_cli.py alone."""
+"""The command line: `python -m benchmarks COMMAND`. Printing lives here, in seed_cli.py and in compare/command.py."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import seed_cli
+from benchmarks.compare import command
 
 PARTS = ("host", "tables", "grids")
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accuracy.add_argument("--provider", nargs="+", help="as for mrope; default: all that are known")
     accuracy.add_argument("--device", help="default: the GPU, else the CPU")
     seed_cli.add_commands(commands)
+    command.add_command(commands)
     options = parser.parse_args(arguments)
     run: dict[str, Callable[[argparse.Namespace], int]] = {
         "env": lambda _: _env(),
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "page": lambda o: _page(o.page, o.csv),
         "block": lambda o: _block(o.num_tokens),
         "accuracy": lambda o: _accuracy(o.model_name, o.num_tokens, o.dtype, o.provider, o.device),
+        "compare": command.run,
         "mrope": seed_cli.run_mrope,
         "rope": seed_cli.run_rope,
     }

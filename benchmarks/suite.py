@@ -22,9 +22,10 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 ROPE_MODELS = ("Llama-3.1-8B tp1", "Llama-3.1-70B tp8")
 MROPE_MODELS = ("Qwen2-VL-7B tp1", "Qwen2.5-VL-72B tp8", "Qwen3-VL-8B tp1", "GLM-4.1V-9B tp1")
 NUM_TOKENS = (1, 128, 1024, 8192, 131072)
+CPU_MODELS = ("Llama-3.1-8B tp1", "Qwen2-VL-7B tp1", "Qwen3-VL-8B tp1")
 CPU_NUM_TOKENS = (1, 16, 128, 512)
 
-_SHARDS: dict[str, tuple[str, int]] = {
+SHARDS: dict[str, tuple[str, int]] = {
     "Llama-3.1-8B tp1": ("meta-llama/Llama-3.1-8B", 1),
     "Llama-3.1-70B tp8": ("meta-llama/Llama-3.1-70B", 8),
     "Qwen2-VL-7B tp1": ("Qwen/Qwen2-VL-7B-Instruct", 1),
@@ -36,7 +37,7 @@ _SHARDS: dict[str, tuple[str, int]] = {
 
 def model_shard(label: str) -> Shard:
     """The shard that a label of the model axes stands for."""
-    return shard(*_SHARDS[label])
+    return shard(*SHARDS[label])
 
 
 class VirtualClock:

@@ -229,3 +229,29 @@ def test_a_real_run_over_two_commits(scratch):
     asv(clone, "publish", "--no-pull")
     index = json.loads((clone / ".asv" / "html" / "index.json").read_text(encoding="utf-8"))
     assert "bench_static.CompiledKernel.track_registers" in index["benchmarks"]
+
+
+def test_compare_finds_a_slower_commit(scratch):
+    """Both commits in environments of their own: a worker that took the package from the checkout would call all SAME."""
+    if gpu.reason_absent() is None:
+        pytest.skip("slows the native backend down, which is compared on a CPU")
+    clone, _, newest = scratch
+    native = clone / "ropekern" / "backends" / "native.py"
+    slower = native.read_text(encoding="utf-8").replace(
+        "    cos, sin = rows", "    sum(range(100_000))\n    cos, sin = rows"
+    )
+    native.write_text(slower, encoding="utf-8")
+    git(clone, "checkout", "--quiet", "-B", "slower")
+    git(clone, "commit", "--quiet", "--all", "--message", "slower")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = [sys.executable, "-m", "benchmarks", "compare", "main", "slower", "--smoke", "--rounds", "3", "--json"]
+    done = subprocess.run(
+        command, cwd=clone, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    git(clone, "checkout", "--quiet", "main")
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert found["header"]["base"] == newest
+    assert {row["verdict"] for row in found["rows"]} == {"SLOWER"}
+    assert all(row["ratio"] > 1.2 for row in found["rows"])
+    assert any("not stored: 3 rounds" in note for note in found["notes"]), "ten rounds are stored, three are not"

@@ -1,0 +1,1 @@
+"""Two commits compared on one machine: `python -m benchmarks compare BASE HEAD`."""

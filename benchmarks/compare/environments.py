@@ -1,0 +1,136 @@
+"""The two commits: what their names mean, and an environment for each, built as asv builds them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKING_TREE = "."
+FOLDER = Path(".asv", "compare")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit to measure. `is_stored` is False for the working tree: asv stores commits."""
+
+    name: str
+    commit_hash: str
+    is_stored: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.commit_hash[:8]})"
+
+
+def resolve(base: str, head: str) -> tuple[Commit, Commit, list[str]]:
+    """Both commits, and what a reader should know about how their names were read.
+
+    Where the base has moved on since the head left it, the commit at which it left is compared with: what others
+    changed on the base since then is not the head's doing.
+
+    Args:
+        base: name or hash.
+        head: name or hash; "." is the working tree.
+
+    Raises:
+        ValueError: a name means nothing here.
+    """
+    notes = []
+    tree = head == WORKING_TREE
+    head_hash = _git("rev-parse", "--verify", "HEAD^{commit}" if tree else f"{head}^{{commit}}")
+    base_hash = _git("rev-parse", "--verify", f"{base}^{{commit}}")
+    merge_base = _git("merge-base", base_hash, head_hash)
+    if merge_base != base_hash:
+        notes.append(f"{base} has moved on since {head} left it: compared with their merge base {merge_base[:8]}")
+        base_hash = merge_base
+    if tree:
+        return Commit(base, base_hash), Commit("working tree", _commit_of_working_tree(), is_stored=False), notes
+    if _git("status", "--porcelain", "--", "ropekern", "pyproject.toml"):
+        notes.append('uncommitted changes in ropekern/ are not measured; "." as HEAD would measure them')
+    return Commit(base, base_hash), Commit(head, head_hash), notes
+
+
+def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
+    """The interpreter of an environment that has this commit, and what asv would file its results under.
+
+    Each arm has an environment of its own, kept for the next comparison.
+
+    Args:
+        commit: what to install.
+        arm: "base" or "head".
+
+    Raises:
+        ValueError: asv cannot make it; its own lines are above.
+    """
+    from asv import util
+    from asv.config import Config
+    from asv.environment import get_environments
+    from asv.plugin_manager import plugin_manager
+    from asv.repo import get_repo
+
+    # asv looks for its Python on PATH: let it find this one, as `make bench` does.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(sys.stderr):
+        conf = Config.load("asv.conf.json")
+        for plugin in conf.plugins:
+            plugin_manager.import_plugin(plugin)
+        conf.env_dir = str(FOLDER / arm)
+        try:
+            repo = get_repo(conf)
+            environment = next(iter(get_environments(conf, None)))
+            environment.create()
+            environment.install_project(conf, repo, commit.commit_hash)
+        except (StopIteration, util.UserError, util.ProcessError) as error:
+            raise ValueError(f"{commit} cannot be installed: {' '.join(str(error).split())[:300]}") from error
+        about = {
+            "python": environment.python,
+            "requirements": environment.requirements,
+            "env_name": environment.name,
+            "env_vars": environment.env_vars,
+            "date": repo.get_date(commit.commit_hash),
+        }
+        return str(environment.find_executable("python")), about
+
+
+def ruler_version() -> str:
+    """A hash of the working tree's benchmarks/: what measures both commits."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _git("rev-parse", _tree("benchmarks", index=Path(folder, "index")) + ":benchmarks")
+
+
+def _commit_of_working_tree() -> str:
+    """A commit of ropekern/ and pyproject.toml as they lie here, on top of HEAD; no branch knows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = _tree("ropekern", "pyproject.toml", index=Path(folder, "index"))
+    return _git("commit-tree", tree, "-p", "HEAD", "-m", "working tree")
+
+
+def _tree(*paths: str, index: Path) -> str:
+    environment = {"GIT_INDEX_FILE": str(index)}
+    _git("read-tree", "HEAD", **environment)
+    _git("add", "--all", "--", *paths, **environment)
+    return _git("write-tree", **environment)
+
+
+def _git(*arguments: str, **environment: str) -> str:
+    author = {
+        f"GIT_{who}_{what}": value
+        for who in ("AUTHOR", "COMMITTER")
+        for what, value in (("NAME", "compare"), ("EMAIL", "compare@localhost"), ("DATE", "2000-01-01T00:00:00Z"))
+    }
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **author, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["nothing said"]
+        raise ValueError(f"git {' '.join(arguments)} failed: {lines[-1]}")
+    return done.stdout.strip()

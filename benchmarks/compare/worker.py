@@ -1,0 +1,128 @@
+"""A process of one commit: it measures the `ropekern` of its own environment with the ruler that started it.
+
+`python -m benchmarks.compare.worker`, one JSON request a line on stdin, one JSON answer a line on stdout. It must not
+be started in a checkout, whose `ropekern` would then be imported for every commit: it asserts that it was not. It ends
+when stdin does, and is killed with the process that started it.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Serve requests until stdin ends."""
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not stand among the answers
+    worker = Worker()
+    requests: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        "hello": worker.hello,
+        "prepare": worker.prepare,
+        "sample": worker.sample,
+        "release": worker.release,
+    }
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = requests[request["do"]](request)
+        except Exception as error:  # the cell's row says why; the process that asked decides what follows
+            answer = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+        print(json.dumps(answer), file=answers)
+    return 0
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # it was gone before that
+            raise SystemExit(1)
+
+
+class Worker:
+    """One cell at a time."""
+
+    def __init__(self) -> None:
+        self._place = "cpu"
+        self._sampler: Callable[[], float] | None = None
+        self._device: Any = None
+
+    def hello(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Import everything that costs time, without a word to the GPU; say what is installed here."""
+        import torch
+
+        from benchmarks import environment, providers, subject
+
+        assert providers.PROVIDERS
+
+        self._place = request["place"]
+        if self._place == "cpu":
+            torch.set_num_threads(1)
+        subject.assert_installed()
+        return {
+            "commit": installed_commit(),
+            "ropekern": str(Path(sys.modules["ropekern"].__file__ or "").parent),
+            "versions": environment.versions(),
+        }
+
+    def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Check a cell's provider, and make it ready to be sampled."""
+        from benchmarks import check, roofline, timing
+        from benchmarks.compare.cells import CONTROL
+        from benchmarks.presets import shard
+        from benchmarks.providers import PROVIDERS
+        from benchmarks.workload import Workload, make_inputs
+
+        cell, on_gpu = request["cell"], self._place != "cpu"
+        workload = Workload.of(shard(cell["model_name"], cell["tp_size"]), cell["num_tokens"])
+        if on_gpu and self._device is None:
+            self._device = timing.CudaDevice(self._place)
+        if cell["provider"] == CONTROL and on_gpu:
+            self._sampler = roofline.floor_sampler(workload, self._device, self._place)
+        elif cell["provider"] == CONTROL:
+            (inputs,) = make_inputs(workload, 1, self._place)
+            self._sampler = timing.prepare_cpu(inputs.query.neg_)
+        else:
+            provider = PROVIDERS[cell["provider"]]
+            make_calls = check.checked_calls(cell["provider"], provider, workload, self._place)
+            if on_gpu:
+                self._sampler = timing.prepare_device(make_calls, workload.buffer_bytes, self._device)
+            else:
+                (call,) = make_calls(1)
+                self._sampler = timing.prepare_cpu(call)
+        return {}
+
+    def sample(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Seconds of a call, once."""
+        if self._sampler is None:
+            raise ValueError("sample was asked for before prepare")
+        return {"seconds": self._sampler()}
+
+    def release(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Give back the cell's memory: another process is next."""
+        self._sampler = None
+        if self._place != "cpu":
+            import torch
+
+            torch.cuda.empty_cache()
+        return {}
+
+
+def installed_commit() -> str:
+    """The commit that asv installed into this environment; empty where it was not asv."""
+    try:
+        status = json.loads(Path(sys.prefix, "asv-install-status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(status.get("commit_hash") or "")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
