@@ -232,7 +232,7 @@ def test_a_real_run_over_two_commits(scratch):
 
 
 def test_compare_finds_a_slower_commit(scratch):
-    """Both commits in environments of their own: a worker that took the package from the checkout would call all SAME."""
+    """Both commits in environments of their own: a worker that took the checkout's package would call all SAME."""
     if gpu.reason_absent() is None:
         pytest.skip("slows the native backend down, which is compared on a CPU")
     clone, _, newest = scratch

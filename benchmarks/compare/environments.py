@@ -41,15 +41,15 @@ def resolve(base: str, head: str) -> tuple[Commit, Commit, list[str]]:
     """
     notes = []
     tree = head == WORKING_TREE
-    head_hash = _git("rev-parse", "--verify", "HEAD^{commit}" if tree else f"{head}^{{commit}}")
-    base_hash = _git("rev-parse", "--verify", f"{base}^{{commit}}")
-    merge_base = _git("merge-base", base_hash, head_hash)
+    head_hash = git("rev-parse", "--verify", "HEAD^{commit}" if tree else f"{head}^{{commit}}")
+    base_hash = git("rev-parse", "--verify", f"{base}^{{commit}}")
+    merge_base = git("merge-base", base_hash, head_hash)
     if merge_base != base_hash:
         notes.append(f"{base} has moved on since {head} left it: compared with their merge base {merge_base[:8]}")
         base_hash = merge_base
     if tree:
         return Commit(base, base_hash), Commit("working tree", _commit_of_working_tree(), is_stored=False), notes
-    if _git("status", "--porcelain", "--", "ropekern", "pyproject.toml"):
+    if git("status", "--porcelain", "--", "ropekern", "pyproject.toml"):
         notes.append('uncommitted changes in ropekern/ are not measured; "." as HEAD would measure them')
     return Commit(base, base_hash), Commit(head, head_hash), notes
 
@@ -99,24 +99,29 @@ def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
 def ruler_version() -> str:
     """A hash of the working tree's benchmarks/: what measures both commits."""
     with tempfile.TemporaryDirectory() as folder:
-        return _git("rev-parse", _tree("benchmarks", index=Path(folder, "index")) + ":benchmarks")
+        return git("rev-parse", _tree("benchmarks", index=Path(folder, "index")) + ":benchmarks")
 
 
 def _commit_of_working_tree() -> str:
     """A commit of ropekern/ and pyproject.toml as they lie here, on top of HEAD; no branch knows it."""
     with tempfile.TemporaryDirectory() as folder:
         tree = _tree("ropekern", "pyproject.toml", index=Path(folder, "index"))
-    return _git("commit-tree", tree, "-p", "HEAD", "-m", "working tree")
+    return git("commit-tree", tree, "-p", "HEAD", "-m", "working tree")
 
 
 def _tree(*paths: str, index: Path) -> str:
     environment = {"GIT_INDEX_FILE": str(index)}
-    _git("read-tree", "HEAD", **environment)
-    _git("add", "--all", "--", *paths, **environment)
-    return _git("write-tree", **environment)
+    git("read-tree", "HEAD", **environment)
+    git("add", "--all", "--", *paths, **environment)
+    return git("write-tree", **environment)
 
 
-def _git(*arguments: str, **environment: str) -> str:
+def git(*arguments: str, **environment: str) -> str:
+    """What git prints, asked in the repository.
+
+    Raises:
+        ValueError: it failed.
+    """
     author = {
         f"GIT_{who}_{what}": value
         for who in ("AUTHOR", "COMMITTER")

@@ -18,16 +18,21 @@ class WorkerError(RuntimeError):
     """A worker crashed, hung, or could not do what it was asked."""
 
 
+class AnsweredError(WorkerError):
+    """It is well, and says why it could not."""
+
+
 class Process:
     """A fresh process of one environment. It is being started; `ask` waits for it."""
 
-    def __init__(self, python: str, place: str, folder: Path) -> None:
+    def __init__(self, python: str, place: str, folder: Path, *, forks: bool = False) -> None:
         """Start it.
 
         Args:
             python: interpreter of the environment that has ropekern.
             place: torch device.
             folder: an empty folder outside any checkout; the ruler is linked into it.
+            forks: it will be asked to fork, so it must not touch the GPU before that.
 
         Raises:
             WorkerError: there is no such interpreter.
@@ -51,7 +56,7 @@ class Process:
             self._log.close()
             raise WorkerError(f"{python} cannot be started: {error}") from error
         self._buffer = b""
-        self._send({"do": "hello", "place": place})
+        self._send({"do": "hello", "place": place, "forks": forks})
         self.about: dict[str, Any] = {}
 
     def wait_until_ready(self, timeout: float) -> dict[str, Any]:
@@ -94,7 +99,7 @@ class Process:
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise WorkerError(answer["error"])
+            raise AnsweredError(answer["error"])
         return answer
 
     def _last_words(self) -> str:

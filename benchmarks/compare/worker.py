@@ -3,9 +3,14 @@
 `python -m benchmarks.compare.worker`, one JSON request a line on stdin, one JSON answer a line on stdout. It must not
 be started in a checkout, whose `ropekern` would then be imported for every commit: it asserts that it was not. It ends
 when stdin does, and is killed with the process that started it.
+
+Asked to "fork", it forks, as asv's forkserver does: the child answers from then on, until it is asked to "end". So each
+cell can have a fresh process that did not have to import torch. CUDA does not survive a fork.
 """
 
+import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -19,18 +24,28 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Serve requests until stdin ends."""
-    _die_with_parent()
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not stand among the answers
     worker = Worker()
     requests: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "hello": worker.hello,
+        "device": worker.device,
         "prepare": worker.prepare,
         "sample": worker.sample,
         "release": worker.release,
     }
     for line in sys.stdin:
         request = json.loads(line)
+        if request["do"] == "end":
+            os._exit(0)  # the child of a fork; who forked answers
+        if request["do"] == "fork":
+            if child := os.fork():
+                _outlive(child)
+            else:
+                die_with_parent()
+            print("{}", file=answers)
+            continue
         try:
             answer = requests[request["do"]](request)
         except Exception as error:  # the cell's row says why; the process that asked decides what follows
@@ -39,11 +54,28 @@ def main() -> int:
     return 0
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the one that started it ends, however that ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:  # it was gone before that
             raise SystemExit(1)
+
+
+def _outlive(child: int) -> None:
+    """Wait until a fork ends; end with it if it did not end well, as whoever asks it must learn."""
+    _, status = os.waitpid(child, 0)
+    if code := os.waitstatus_to_exitcode(status):
+        raise SystemExit(code if code > 0 else 128 - code)
+
+
+def touches_gpu(descriptors: Path = Path("/proc/self/fd")) -> bool:
+    """Whether a process has opened a GPU. Forks of one that has cannot use CUDA."""
+    targets = []
+    for link in descriptors.iterdir():
+        with contextlib.suppress(OSError):  # the descriptor that lists the others is gone by now
+            targets.append(os.readlink(link))
+    return any(target.startswith(("/dev/nvidia", "/dev/dxg")) for target in targets)
 
 
 class Worker:
@@ -58,19 +90,34 @@ class Worker:
         """Import everything that costs time, without a word to the GPU; say what is installed here."""
         import torch
 
-        from benchmarks import environment, providers, subject
+        from benchmarks import environment, subject
 
-        assert providers.PROVIDERS
-
+        modules = ["benchmarks.check", "benchmarks.providers", "benchmarks.preload"]
         self._place = request["place"]
         if self._place == "cpu":
             torch.set_num_threads(1)
+        elif not request.get("forks"):
+            modules.append("flashinfer")  # nobody promises that its import leaves the GPU alone
+        for name in modules:
+            with contextlib.suppress(ImportError):  # what is absent fails in its own cells, which say so
+                importlib.import_module(name)
         subject.assert_installed()
         return {
             "commit": installed_commit(),
             "ropekern": str(Path(sys.modules["ropekern"].__file__ or "").parent),
             "versions": environment.versions(),
+            "can_fork": hasattr(os, "fork") and not touches_gpu(),
         }
+
+    def device(self, _: dict[str, Any]) -> dict[str, str]:
+        """What measures: for a GPU its name, the UUID, the driver and how it is now; for a CPU nothing."""
+        if self._place == "cpu":
+            return {}
+        import torch
+
+        from benchmarks import environment
+
+        return {"id": f"GPU-{torch.cuda.get_device_properties(self._place).uuid}", **environment.device()}
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Check a cell's provider, and make it ready to be sampled."""
