@@ -14,7 +14,7 @@ def main(arm, folder):
     sys.path.insert(0, os.getcwd())
     from benchmarks.compare import worker
 
-    worker._die_with_parent()
+    worker.die_with_parent()
     plan = json.loads((folder / "plan.json").read_text())
     cell = None
 
@@ -26,7 +26,17 @@ def main(arm, folder):
         request = json.loads(line)
         answer = {}
         if request["do"] == "hello":
-            answer = {"commit": "", "ropekern": "here", "versions": {"torch": arm}}
+            what = plan.get(f"{arm} hello", "")
+            once = folder / f"once {arm} hello"
+            if what.startswith("crash") and not (what.endswith(" once") and once.exists()):
+                once.touch()
+                os._exit(1)
+            if what == "hang":
+                time.sleep(600)
+            if what == "gibberish":
+                print("Welcome to this machine!", flush=True)
+            answer = {"commit": "", "ropekern": "here", "sources": "", "sees_throttling": True}
+            answer["versions"] = {"torch": arm}
         elif request["do"] == "prepare":
             cell = request["cell"]
             what = plan.get(f"{arm} {cell['num_tokens']}", "")
@@ -41,6 +51,9 @@ def main(arm, folder):
                 os._exit(139)
             if what.startswith("hang"):
                 time.sleep(600)
+            if what.startswith("close"):
+                os.close(1)
+                time.sleep(600)
             if what.startswith("error"):
                 answer = {"error": "UnsupportedError: not on this GPU"}
         elif request["do"] == "sample":
@@ -49,7 +62,7 @@ def main(arm, folder):
             note("end", cell["num_tokens"])
             slow = plan.get("slow", 1.0) if arm == "head" and cell["provider"] != "control" else 1.0
             wobble = 1 + 1e-3 * ((os.getpid() * 7919) % 13 - 6) / 6  # each process draws its own
-            answer = {"seconds": 1e-5 * cell["num_tokens"] * slow * wobble}
+            answer = {"seconds": plan.get("seconds", 1e-5 * cell["num_tokens"] * slow * wobble)}
         print(json.dumps(answer), flush=True)
 
 

@@ -8,18 +8,20 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import cli, suite
 from benchmarks.compare import cells as lists
-from benchmarks.compare import environments, outcome, report, store
+from benchmarks.compare import environments, outcome, processes, report, store, worker
 from benchmarks.compare.cells import CONTROL, Cell
 from benchmarks.compare.journal import Entry, Journal
 from benchmarks.compare.processes import Process, WorkerError
-from benchmarks.compare.session import BASE, HEAD, Session, Settings
+from benchmarks.compare.session import BASE, HEAD, Session, Settings, StartError
 from benchmarks.compare.verdicts import Rules, Verdict
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +53,8 @@ def lines(tmp_path):
 
 def run(settings, journal, cells=CELLS, doubled=(), **more):
     said = []
-    Session(settings, journal, said.append).run("first", cells, doubled, **more)
+    session = Session(settings, journal, said.append)
+    assert session.run("first", cells, doubled, **more) or more
     return said
 
 
@@ -87,8 +90,40 @@ def test_a_bad_cell_costs_itself_only(stub, tmp_path, what, words):
     (error,) = [entry for entry in journal.entries if entry.error]
     assert error.cell == CELLS[1].name
     assert re.search(f"head: {words}", error.error)
-    assert sum("attempt" in line for line in said) == 2, "one retry, then it is an error for good"
+    tries = 1 if what == "error" else 2
+    assert sum("attempt" in line for line in said) == tries, "one retry, none where it says that it never can"
     assert sum(not entry.error for entry in journal.entries) == 4 * 2
+    run(stub(), again := Journal(tmp_path / "j", {}, resume=True))
+    assert len([entry for entry in again.entries if not entry.error]) == 4 * 3, "another run gives it another chance"
+
+
+@pytest.mark.parametrize("what", ["crash", "hang", "gibberish"])
+def test_no_cell_is_blamed_for_a_process_that_cannot_start(stub, tmp_path, what):
+    journal = Journal(tmp_path / "j", {}, resume=False)
+    with pytest.raises(StartError, match=r"^head: "):
+        run(stub({"head hello": what}, hello_seconds=1.0), journal)
+    assert journal.entries == []
+    run(stub({"head hello": "crash once"}), journal)
+    assert len(journal.entries) == 4 * 3
+
+
+def test_an_environment_that_changes_meanwhile(stub, tmp_path):
+    with pytest.raises(StartError, match="base: the environment now holds commit , wanted abc"):
+        run(stub(commits={"base": "abc"}), Journal(tmp_path / "j", {}, resume=False))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf")])
+def test_a_sample_that_is_no_time(stub, tmp_path, seconds):
+    journal = Journal(tmp_path / "j", {}, resume=False)
+    run(stub({"seconds": seconds}), journal, CELLS[:1])
+    assert [entry.error for entry in journal.entries] == [f"base: a sample of {seconds} s is no time"]
+
+
+def test_a_worker_that_closes_its_output_and_stays(stub, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_END_SECONDS", 0.5)
+    journal = Journal(tmp_path / "j", {}, resume=False)
+    run(stub({"base 16": "close"}), journal, CELLS[1:2])
+    assert "or rather closed its output in prepare" in journal.entries[0].error
 
 
 def test_one_crash_is_forgiven(stub, tmp_path):
@@ -118,6 +153,11 @@ def test_resume(stub, tmp_path):
         Journal(path, {"base": "b"}, resume=True)
     path.write_text(path.read_text().replace('"phase"', '"phrase"', 1))
     with pytest.raises(ValueError, match="is damaged in line 2"):
+        Journal(path, {"base": "a"}, resume=True)
+    Journal(path, {"base": "a"}, resume=False)
+    assert '"phrase"' in (tmp_path / "j-before").read_text(), "an older journal is put aside, not lost"
+    path.write_text("[]\n")
+    with pytest.raises(ValueError, match="is not a journal of compare"):
         Journal(path, {"base": "a"}, resume=True)
 
 
@@ -175,15 +215,15 @@ def test_the_checkout_is_not_measured(tmp_path):
         process.close()
 
 
-def journal_of(tmp_path, head, again=None, error="", control=1.0, cells=CELLS):
-    """A journal of ten rounds in which head is slower by the factors given."""
+def journal_of(tmp_path, head, again=None, error="", control=1.0, cells=CELLS, rounds=(10, 10)):
+    """A journal in which head is slower by the factors given; rounds of the first look and of the second."""
     journal = Journal(tmp_path / "j", {}, resume=False)
-    for phase, factors in (("first", head), ("again", again or {})):
-        for number in range(10):
+    for phase, factors, count in (("first", head, rounds[0]), ("again", again or {}, rounds[1] if again else 0)):
+        for number in range(count):
             wobble = 1 + 1e-3 * math.sin(7 * number)
             for cell in [*CONTROLS, *cells]:
                 factor = control if cell.provider == CONTROL else factors.get(cell.num_tokens)
-                if factor is None or (phase == "again" and cell.provider == CONTROL):
+                if factor is None:
                     continue
                 base = [1e-5 * (1 + 1e-4 * math.cos(i + number)) for i in range(8)]
                 slow = [x * factor * wobble for x in base]
@@ -223,7 +263,9 @@ def test_a_flag_that_new_processes_do_not_confirm(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"error": "head: crashed"}, "1 expected rows are missing"),
+        ({"error": "head: crashed"}, "1 expected rows are missing; besides, 3 SAME"),
+        ({"rounds": (4, 0)}, "4 expected rows are missing"),
+        ({"rounds": (2, 0)}, "INVALID run"),
         ({"error": "head: MeasuringError: the GPU is throttled: power cap"}, "the GPU was throttled: native, m tp 1"),
         ({"control": 1.04}, "INVALID run"),
     ],
@@ -237,8 +279,42 @@ def test_invalid_runs(tmp_path, changes, words):
 def test_rows_that_are_missing(tmp_path):
     """Never measured, or flagged and not measured again: never a pass."""
     found = conclude(journal_of(tmp_path, {1: 1.05, 16: 1.0}))
-    assert found.missing == {CELLS[2].name: "not measured", CELLS[0].name: "flagged, not measured again"}
+    again = "0 of 10 rounds when it was measured again"
+    assert found.missing == {CELLS[2].name: "0 of 10 rounds", CELLS[0].name: again, CONTROLS[0].name: again}
     assert found.exit_code == 3
+    assert found.rows[0].finding.verdict == Verdict.INCONCLUSIVE, "a flag alone is no regression"
+
+
+def test_a_second_look_that_was_cut_short(tmp_path):
+    found = conclude(journal_of(tmp_path, {1: 1.05, 16: 1.0, 128: 1.0}, {1: 1.05}, rounds=(10, 2)))
+    assert found.exit_code == 3
+    assert "2 of 10 rounds when it was measured again" in found.missing[CELLS[0].name]
+
+
+def test_a_control_that_moves_in_the_second_look(tmp_path):
+    journal = journal_of(tmp_path, {1: 1.05, 16: 1.0, 128: 1.0}, {1: 1.05})
+    for i, entry in enumerate(journal.entries):
+        if entry.phase == "again" and entry.cell == CONTROLS[0].name:
+            journal.entries[i] = replace(entry, head=[x * 1.05 for x in entry.head])
+    found = conclude(journal)
+    assert found.exit_code == 3
+    assert found.invalid[0].startswith("when flagged cells were measured again, the frozen control kernel moved")
+
+
+def test_both_looks_flag_the_same_cells(tmp_path):
+    """What is measured again is what is concluded about, near the limit as well."""
+    rng = np.random.default_rng(1)
+    cells = [Cell("native", "m", 1, n) for n in range(10, 40)]
+    for attempt in range(20):
+        journal = Journal(tmp_path / f"{attempt}", {}, resume=False)
+        for number in range(4):
+            for cell in [*CONTROLS, *cells]:
+                base = (1e-5 * (1 + 0.003 * rng.standard_normal(4))).tolist()
+                head = (1e-5 * (1.012 + 0.01 * rng.standard_normal()) * (1 + 0.003 * rng.standard_normal(4))).tolist()
+                journal.entries.append(Entry("first", number, cell.name, base, head))
+        suspects = outcome.flagged(outcome.first_look(journal, [*CONTROLS, *cells], Rules()))
+        found = outcome.conclude(journal, [*CONTROLS, *cells], cells[:1], Rules(), rounds=4)
+        assert [row.cell for row in found.rows if row.was_flagged] == suspects
 
 
 def test_report(tmp_path):
@@ -275,6 +351,9 @@ def test_cells():
     assert full[: len(every)] == every
     assert len({cell.name for cell in full}) == len(full) > 90 + 16 * 18 - 40
     assert len(lists.doubled(every)) == 8
+    assert {cell.model_name for cell in lists.doubled(small)} == {cell.model_name for cell in small}
+    assert lists.full(lists.of_suite("cpu")) == lists.of_suite("cpu")
+    assert lists.full(lists.of_suite("cuda", ["native"])) == lists.of_suite("cuda", ["native"])
     assert {suite.SHARDS[label] for label in suite.CPU_MODELS} == {
         (c.model_name, c.tp_size) for c in lists.of_suite("cpu")
     }
@@ -287,12 +366,14 @@ def test_cells():
         (["HEAD", "--rounds", "2"], "--rounds must be 3 or more and --pairs even, got 2 and 8"),
         (["HEAD", "--pairs", "3"], "--rounds must be 3 or more and --pairs even, got 10 and 3"),
         (["HEAD", "--provider", "cutlass"], "--provider must be among"),
-        (["HEAD", "--margin", "0"], "--margin must be above 0 percent, got 0"),
+        (["HEAD", "--margin", "0"], "--margin must be above 0 and below 100 percent, got 0"),
+        (["HEAD", "--margin", "nan"], "--margin must be above 0 and below 100 percent, got nan"),
+        (["HEAD", "--device", "meta"], "--device must be cpu or cuda, got 'meta'"),
         (["HEAD", "--base-python", "/no/python", "--head-python", "/no/python"], "/no/python"),
     ],
 )
 def test_bad_flags(arguments, words, capsys, tmp_path):
-    code = cli.main(["compare", *arguments, "--device", "cpu", "--output", str(tmp_path)])
+    code = cli.main(["compare", "--device", "cpu", *arguments, "--output", str(tmp_path)])
     error = capsys.readouterr().err
     assert code == 2
     assert words in error
@@ -326,15 +407,37 @@ def test_with_given_pythons(stub, tmp_path, capsys, monkeypatch):
     data = json.loads(capsys.readouterr().out)
     assert {row["verdict"] for row in data["rows"]} == {"SAME"}
     assert cli.main([*arguments, "--minutes", "0"]) == 3
-    assert "INVALID run" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "INVALID run" in out
+    assert "time was up before all was measured: --resume goes on" in out
     assert cli.main([*arguments, "--resume"]) == 0
-    monkeypatch.setattr(Session, "run", interrupt)
-    assert cli.main([*arguments, "--resume"]) == 130
-    assert "--resume goes on with" in capsys.readouterr().err
+    assert "of it measuring" in capsys.readouterr().out
+    assert cli.main([*arguments, "--resume", "--margin", "7"]) == 2
+    assert "is of another run: rules differ" in capsys.readouterr().err
+    with environments.locked():
+        assert cli.main(arguments) == 2
+    assert "another compare runs in this checkout" in capsys.readouterr().err
+    for error, code, words in (
+        (KeyboardInterrupt(), 130, "--resume goes on with what was measured"),
+        (RuntimeError("CUDA error: an illegal memory access"), 2, "an illegal memory access"),
+    ):
+        monkeypatch.setattr(Session, "run", lambda *_, error=error, **__: raise_(error))
+        assert cli.main([*arguments, "--resume"]) == code, "1 would mean a regression"
+        assert words in capsys.readouterr().err
 
 
-def interrupt(*arguments, **keywords):
-    raise KeyboardInterrupt
+def raise_(error):
+    raise error
+
+
+def test_what_is_installed_is_the_commit(tmp_path):
+    """The worker's hash over the installed modules is git's over the commit's."""
+    git(tmp_path, "clone", "-q", "--no-local", "--depth", "1", f"file://{ROOT}", "clone")
+    head = environments.Commit("HEAD", environments.git("rev-parse", "HEAD"))
+    package = tmp_path / "clone" / "ropekern"
+    assert worker.sources_digest(package) == environments.sources_digest(head)
+    (package / "ops.py").write_text("")
+    assert worker.sources_digest(package) != environments.sources_digest(head)
 
 
 def test_store(tmp_path):
@@ -400,6 +503,16 @@ def test_resolve(scratch):
     base, _, (note,) = environments.resolve("main", "topic")
     assert base.commit_hash == git(scratch, "rev-parse", "main~1")
     assert "main has moved on since topic left it: compared with their merge base" in note
+    base, head, (note,) = environments.resolve("main", "main~1")
+    assert (base.commit_hash, head.commit_hash) == (
+        git(scratch, "rev-parse", "main"),
+        git(scratch, "rev-parse", "main~1"),
+    )
+    assert note == "main is newer than main~1, which is compared with it as named"
+    git(scratch, "checkout", "-q", "--orphan", "stranger")
+    git(scratch, "commit", "-q", "-m", "no parent")
+    with pytest.raises(ValueError, match=r"main and stranger have no commit in common \(a shallow clone\?\)"):
+        environments.resolve("main", "stranger")
 
 
 def test_working_tree(scratch):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks import shapes, suite
+from benchmarks import suite
 
 CONTROL = "control"
 """Provider of the frozen kernel: an in-place elementwise one of the ruler, the same whatever commit is installed."""
@@ -83,7 +83,14 @@ def smoke(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def full(cells: Iterable[Cell]) -> list[Cell]:
-    """The suite's cells, and Triton over the rest of vLLM's mRoPE grid (16 model shards x 18 token counts)."""
+    """The suite's cells, and where Triton is among them, Triton over the rest of vLLM's mRoPE grid (16 model shards x
+    18 token counts).
+    """
+    from benchmarks import shapes  # needs torch, which who only reads cells should not have to import
+
+    cells = list(cells)
+    if not any(cell.provider == "triton" for cell in cells):
+        return cells
     found = {(c.provider, c.model_name, c.tp_size, c.num_tokens): c for c in cells}
     for name, sizes in shapes.MROPE_SHARDS.items():
         for tp_size in sizes:
@@ -101,8 +108,8 @@ def controls(place: str) -> list[Cell]:
 
 def doubled(cells: Sequence[Cell], most: int = 8) -> list[Cell]:
     """Cells that a second process of the base measures, too: spread evenly over the list."""
-    step = max(1, len(cells) // most)
-    return list(cells[::step])[:most]
+    count = min(most, len(cells))
+    return [cells[i * len(cells) // count] for i in range(count)]
 
 
 def size_group(seconds: float) -> int:

@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import json
+import shutil
+import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+import traceback
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +42,34 @@ def add_command(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 clean, 1 confirmed regression, 3 invalid run, 130 interrupted; errors raise ValueError."""
+    """0 clean, 1 confirmed regression, 2 error, 3 invalid run, 130 interrupted. What is wrong with flags or names is
+    raised as ValueError.
+    """
+    from benchmarks.compare import environments
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # what lies in temporary folders is cleared away, too
+    try:
+        with environments.locked(), tempfile.TemporaryDirectory(prefix="ruler-") as folder:
+            return _run(options, Path(folder, "benchmarks"))
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on with what was measured", file=sys.stderr)
+        return 130
+    except (ImportError, OSError, ValueError):
+        raise
+    except Exception:
+        traceback.print_exc()  # and not Python's own exit code: 1 means a regression
+        return 2
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(options: argparse.Namespace, ruler: Path) -> int:
     from benchmarks.compare import environments, outcome
     from benchmarks.compare.journal import Journal
-    from benchmarks.compare.processes import WorkerError
-    from benchmarks.compare.session import Session, Settings
+    from benchmarks.compare.session import Session, Settings, StartError
 
     start = time.monotonic()
     plan = _Plan.of(options)
@@ -51,27 +77,34 @@ def run(options: argparse.Namespace) -> int:
     _say(start, f"base {base}, head {head}: {len(plan.cells)} cells on {plan.place}")
     arms = _install(options, base, head)
     _say(start, "both are installed")
-    pythons = {arm.name: arm.python for arm in arms}
-    settings = Settings(pythons, plan.place, options.rounds, options.pairs, spares=int(plan.on_gpu))
-    versions = {arm.name: _meet(arm, settings) for arm in arms}
-    notes += _differences(versions)
-    header = _header(base, head, plan, versions, options)
-    folder = options.output / f"{base.commit_hash[:8]}-{head.commit_hash[:8]}"
+    version = environments.ruler_version()
+    shutil.copytree(environments.ROOT / "benchmarks", ruler, ignore=shutil.ignore_patterns("__pycache__"))
+    settings = Settings(
+        {arm.name: arm.python for arm in arms},
+        plan.place,
+        options.rounds,
+        options.pairs,
+        ruler,
+        {arm.name: arm.commit.commit_hash for arm in arms if arm.about},
+        spares=int(plan.on_gpu),
+    )
+    met = {arm.name: _meet(arm, settings, notes) for arm in arms}
+    notes += _differences({name: about["versions"] for name, about in met.items()})
+    header = _header(base, head, plan, met, options) | {"ruler": version}
+    folder = options.output / f"{base.commit_hash[:8]}-{head.commit_hash[:8]}-{plan.grid}-{plan.place.replace(':', '')}"
     journal = Journal(folder / "journal.jsonl", header, resume=options.resume)
     deadline = None if options.minutes is None else start + 60 * options.minutes
     try:
-        _measure(Session(settings, journal, lambda text: _say(start, text)), plan, deadline)
-    except KeyboardInterrupt:
-        print(f"interrupted; --resume goes on with {journal.path}", file=sys.stderr)
-        return 130
-    except WorkerError as error:
-        raise ValueError(f"a process cannot be started: {error}") from error
-    found = outcome.conclude(journal, plan.everything, plan.doubled, plan.rules)
+        done = _measure(Session(settings, journal, lambda text: _say(start, text)), plan, deadline)
+    except StartError as error:
+        raise ValueError(f"{error}; --resume goes on") from error
+    if not done:
+        notes.append("time was up before all was measured: --resume goes on")
+    found = outcome.conclude(journal, plan.everything, plan.doubled, plan.rules, options.rounds)
     if not options.no_store:
         notes += _store(found, journal, arms, options)
-    seconds = time.monotonic() - start
-    share = sum(entry.measuring for entry in journal.entries) / seconds
-    clock = "resumed" if options.resume else f"{seconds:.0f} s, {share:.0%} of it measuring"
+    measuring, elapsed = (sum(getattr(e, name) for e in journal.entries) for name in ("measuring", "elapsed"))
+    clock = f"{elapsed:.0f} s in processes, {measuring / max(elapsed, 1e-9):.0%} of it measuring"
     _write(found, folder, header, notes, [header["machine"], clock], as_json=options.json)
     _say(start, f"report.md, report.json and ratios.png are in {folder}; exit code {found.exit_code}")
     return found.exit_code
@@ -86,6 +119,7 @@ class _Plan:
     doubled: list[Any]
     everything: list[Any]
     rules: Any
+    grid: str
 
     @property
     def on_gpu(self) -> bool:
@@ -93,23 +127,29 @@ class _Plan:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "_Plan":
+        import scipy.stats  # noqa: F401 (better missed now than after all was measured)
+
         from benchmarks import sweep
         from benchmarks.compare import cells as lists
         from benchmarks.compare.verdicts import Rules
 
         if options.rounds < 3 or options.pairs < 2 or options.pairs % 2:
             raise ValueError(f"--rounds must be 3 or more and --pairs even, got {options.rounds} and {options.pairs}")
-        if options.margin is not None and options.margin <= 0:
-            raise ValueError(f"--margin must be above 0 percent, got {options.margin:g}")
+        if options.margin is not None and not 0 < options.margin < 100:
+            raise ValueError(f"--margin must be above 0 and below 100 percent, got {options.margin:g}")
         place = sweep.place_of(options.device)
-        kind = "cpu" if place.startswith("cpu") else "cuda"
+        kind = place.partition(":")[0]
+        if kind not in {"cpu", "cuda"}:
+            raise ValueError(f"--device must be cpu or cuda, got {place!r}")
+        place = "cpu" if kind == "cpu" else place
         cells = lists.of_suite(kind, options.provider)
         cells = lists.smoke(cells) if options.smoke else lists.full(cells) if options.full else cells
         if not cells:
             raise ValueError("--provider: --smoke measures triton, on a CPU native")
         margin = Rules().margin if kind == "cuda" else CPU_MARGIN
         rules = Rules(margin=margin if options.margin is None else options.margin / 100)
-        return cls(place, cells, lists.doubled(cells), [*lists.controls(kind), *cells], rules)
+        grid = "smoke" if options.smoke else "full" if options.full else "suite"
+        return cls(place, cells, lists.doubled(cells), [*lists.controls(kind), *cells], rules, grid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +173,20 @@ def _install(options: argparse.Namespace, base: Any, head: Any) -> list[_Arm]:
     return arms
 
 
-def _measure(session: Any, plan: _Plan, deadline: float | None) -> None:
-    """Everything once, then what is flagged again in new processes."""
+def _measure(session: Any, plan: _Plan, deadline: float | None) -> bool:
+    """Everything once, then what is flagged again in new processes, with the controls. Whether it came to the end."""
     from benchmarks.compare import outcome
+    from benchmarks.compare.cells import CONTROL
 
-    session.run("first", plan.everything, plan.doubled, deadline)
-    doubtful = outcome.flagged(outcome.first_look(session.journal, plan.cells, plan.rules))
-    if doubtful:
-        session.say(f"{len(doubtful)} cells are flagged: measured again in new processes")
-        session.run("again", doubtful, deadline=deadline)
+    if not session.run("first", plan.everything, plan.doubled, deadline):
+        return False
+    doubtful = outcome.flagged(outcome.first_look(session.journal, plan.everything, plan.rules))
+    if not doubtful:
+        return True
+    session.say(f"{len(doubtful)} cells are flagged: measured again in new processes")
+    controls = [cell for cell in plan.everything if cell.provider == CONTROL]
+    finished: bool = session.run("again", [*controls, *doubtful], deadline=deadline)
+    return finished
 
 
 def _write(
@@ -151,7 +196,7 @@ def _write(
 
     title = f"{header['base'][:8]} -> {header['head'][:8]}"
     text = report.markdown(found, title, notes, facts)
-    data = json.dumps(report.as_json(found, header, notes))
+    data = json.dumps(report.as_json(found, header, notes), allow_nan=False)
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
     (folder / "report.json").write_text(data + "\n", encoding="utf-8")
     try:
@@ -161,21 +206,28 @@ def _write(
     print(data if as_json else text)
 
 
-def _meet(arm: _Arm, settings: Any) -> dict[str, str]:
-    """Start a process of an arm once: whether it can be, and whether it has the commit that it should. Its versions."""
+def _meet(arm: _Arm, settings: Any, notes: list[str]) -> dict[str, Any]:
+    """What a process of an arm says of itself and of the device. It must have the commit that it should have."""
+    from benchmarks.compare import environments
     from benchmarks.compare.processes import Process, WorkerError
 
     with tempfile.TemporaryDirectory(prefix="compare-") as folder:
+        Path(folder, "benchmarks").symlink_to(settings.ruler, target_is_directory=True)
         try:
             process = Process(arm.python, settings.place, Path(folder))
             with contextlib.closing(process):
                 about = process.wait_until_ready(settings.hello_seconds)
+                about["device"] = process.ask("device", settings.prepare_seconds).get("id", "")
         except WorkerError as error:
             raise ValueError(f"{arm.name}: {arm.python} cannot measure: {error}") from error
-    if arm.about and about["commit"] != arm.commit.commit_hash:
-        raise ValueError(f"{arm.name}: {about['ropekern']} is of commit {about['commit']}, wanted {arm.commit}")
-    versions: dict[str, str] = about["versions"]
-    return versions
+    if about["sources"] != environments.sources_digest(arm.commit):
+        where = f"{arm.name}: {about['ropekern']} is not the code of {arm.commit}"
+        if arm.about:
+            raise ValueError(f"{where}; remove {environments.FOLDER / arm.name} and try again")
+        notes.append(where)
+    if not about["sees_throttling"]:
+        notes.append(f"{arm.name}: whether the GPU is throttled cannot be seen: nvidia-ml-py is not installed")
+    return about
 
 
 def _differences(versions: dict[str, dict[str, str]]) -> list[str]:
@@ -189,18 +241,18 @@ def _differences(versions: dict[str, dict[str, str]]) -> list[str]:
 
 
 def _header(
-    base: Any, head: Any, plan: _Plan, versions: dict[str, dict[str, str]], options: argparse.Namespace
+    base: Any, head: Any, plan: _Plan, met: dict[str, dict[str, Any]], options: argparse.Namespace
 ) -> dict[str, Any]:
     from benchmarks import environment
-    from benchmarks.compare import environments
 
     return {
         "base": base.commit_hash,
         "head": head.commit_hash,
-        "ruler": environments.ruler_version(),
         "machine": environment.line(),
         "place": plan.place,
-        "versions": versions,
+        "device": sorted({about["device"] for about in met.values()}),
+        "versions": {name: about["versions"] for name, about in met.items()},
+        "rules": asdict(plan.rules),
         "rounds": options.rounds,
         "pairs": options.pairs,
         "cells": [cell.name for cell in plan.everything],
@@ -212,6 +264,10 @@ def _store(found: Any, journal: Any, arms: list[_Arm], options: argparse.Namespa
     from benchmarks.compare import environments, outcome, store
     from tools import machine
 
+    if found.invalid or found.missing:
+        return ["asv results were not stored: the run is invalid or not complete"]
+    if arms[0].commit.commit_hash == arms[1].commit.commit_hash:
+        return ["asv results were not stored: both arms are one commit"]
     if options.rounds < store.LEAST_SAMPLES:
         return [f"asv results were not stored: {options.rounds} rounds, {store.LEAST_SAMPLES} are wanted"]
     gpus = machine.gpu_names()

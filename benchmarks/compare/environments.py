@@ -1,10 +1,13 @@
 """The two commits: what their names mean, and an environment for each, built as asv builds them."""
 
 import contextlib
+import fcntl
+import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,16 +40,23 @@ def resolve(base: str, head: str) -> tuple[Commit, Commit, list[str]]:
         head: name or hash; "." is the working tree.
 
     Raises:
-        ValueError: a name means nothing here.
+        ValueError: a name means nothing here, or the commits are unrelated.
     """
     notes = []
     tree = head == WORKING_TREE
     head_hash = git("rev-parse", "--verify", "HEAD^{commit}" if tree else f"{head}^{{commit}}")
     base_hash = git("rev-parse", "--verify", f"{base}^{{commit}}")
-    merge_base = git("merge-base", base_hash, head_hash)
-    if merge_base != base_hash:
+    try:
+        merge_base = git("merge-base", base_hash, head_hash)
+    except ValueError as error:
+        raise ValueError(f"{base} and {head} have no commit in common (a shallow clone?)") from error
+    if merge_base == head_hash != base_hash:
+        notes.append(f"{base} is newer than {head}, which is compared with it as named")
+    elif merge_base != base_hash:
         notes.append(f"{base} has moved on since {head} left it: compared with their merge base {merge_base[:8]}")
         base_hash = merge_base
+    if base_hash == head_hash and not tree:
+        notes.append("both are one commit: whatever is not SAME is noise")
     if tree:
         return Commit(base, base_hash), Commit("working tree", _commit_of_working_tree(), is_stored=False), notes
     if git("status", "--porcelain", "--", "ropekern", "pyproject.toml"):
@@ -94,6 +104,33 @@ def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
             "date": repo.get_date(commit.commit_hash),
         }
         return str(environment.find_executable("python")), about
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[None]:
+    """Nobody else compares in this checkout meanwhile: environments and the GPU are for one at a time.
+
+    Raises:
+        ValueError: somebody does.
+    """
+    path = ROOT / FOLDER / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError("another compare runs in this checkout; wait until it is done") from error
+        yield
+
+
+def sources_digest(commit: Commit) -> str:
+    """A hash over the package's modules in a commit, as worker.sources_digest makes one of what is installed."""
+    lines = []
+    for line in git("ls-tree", "-r", commit.commit_hash, "ropekern").splitlines():
+        about, _, path = line.partition("\t")
+        if path.endswith(".py"):
+            lines.append(f"{about.split()[2]} {path}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def ruler_version() -> str:

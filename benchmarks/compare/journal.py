@@ -23,14 +23,16 @@ class Entry:
     """Of a second process of the base, and of the first in turns with it: empty for most cells."""
     error: str = ""
     measuring: float = 0.0
-    """Seconds that samples took; what else a run takes is preparation."""
+    """Seconds that samples took."""
+    elapsed: float = 0.0
+    """Seconds since the entry before, or since the run began: with processes' starts and preparation."""
 
 
 class Journal:
     """Entries of one run. The header says what was compared how: another run's journal is never gone on with."""
 
     def __init__(self, path: Path, header: dict[str, Any], *, resume: bool) -> None:
-        """Begin anew, or go on.
+        """Begin anew, an older journal put aside, or go on: then what has failed gets another chance.
 
         Raises:
             ValueError: the journal that is there belongs to another comparison, or cannot be written.
@@ -41,13 +43,16 @@ class Journal:
         self._failed: set[tuple[str, str]] = set()
         header = json.loads(json.dumps(header))
         if resume and path.exists():
-            found, self.entries = _read(path)
+            found, entries = _read(path)
+            self.entries = [entry for entry in entries if not entry.error]
             if different := [name for name in header if found.get(name) != header[name]]:
                 raise ValueError(
                     f"--resume: {path} is of another run: {', '.join(different)} differ, "
                     f"first {found.get(different[0])!r} there and {header[different[0]]!r} here"
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not resume:
+            path.replace(path.with_name(f"{path.stem}-before{path.suffix}"))
         lines = [json.dumps(header), *(json.dumps(asdict(entry)) for entry in self.entries)]
         temporary = path.with_name(path.name + ".part")
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -85,6 +90,8 @@ def _read(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     lines = path.read_text(encoding="utf-8").splitlines()
     try:
         header = json.loads(lines[0])
+        if not isinstance(header, dict):
+            raise ValueError("its first line is no header")
     except (IndexError, ValueError) as error:
         raise ValueError(f"{path} is not a journal of compare") from error
     entries = []

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from benchmarks.compare.cells import CONTROL, Cell, size_group, token_range
 from benchmarks.compare.journal import Entry, Journal
 from benchmarks.compare.verdicts import Finding, Rules, Verdict, confirm, control_failure, judge, pair_log_ratio
 
-CALIBRATED_SIGMA = 0.0033
-"""Standard deviation of a cell's mean log ratio over A/A runs, for cells of every size: assumed, not yet measured."""
+SIGMA = 0.0
+"""Standard deviation of a cell's mean log ratio over A/A runs: not measured yet, so the margin is the rules' own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Outcome:
 
 
 def first_look(journal: Journal, cells: Sequence[Cell], rules: Rules) -> list[Row]:
-    """Rows of the first phase, not yet confirmed; a cell without a number is left out."""
-    return _rows(journal, "first", cells, rules)
+    """Rows of the first phase, not yet confirmed; a cell without a number is left out. Controls are judged apart."""
+    return _rows(journal, "first", [cell for cell in cells if cell.provider != CONTROL], rules)
 
 
 def flagged(rows: Iterable[Row]) -> list[Cell]:
@@ -55,7 +55,9 @@ def flagged(rows: Iterable[Row]) -> list[Cell]:
     return [row.cell for row in rows if row.finding.verdict in {Verdict.SLOWER, Verdict.FASTER}]
 
 
-def conclude(journal: Journal, cells: Sequence[Cell], doubled: Sequence[Cell], rules: Rules) -> Outcome:
+def conclude(
+    journal: Journal, cells: Sequence[Cell], doubled: Sequence[Cell], rules: Rules, rounds: int = 10
+) -> Outcome:
     """Put both phases together.
 
     Args:
@@ -63,33 +65,47 @@ def conclude(journal: Journal, cells: Sequence[Cell], doubled: Sequence[Cell], r
         cells: all of the run, controls among them.
         doubled: those that the second process of the base measured.
         rules: of the verdicts.
+        rounds: how many were to be measured. A cell with fewer is missing, whatever they seem to say.
     """
-    measured = _rows(journal, "first", cells, rules)
-    rows = [row for row in measured if row.cell.provider != CONTROL]
-    controls = [row for row in measured if row.cell.provider == CONTROL]
-    again = {row.cell: row for row in _rows(journal, "again", flagged(rows), rules)}
-    rows = [_confirmed(row, again.get(row.cell), rules) for row in rows]
+    control_cells = [cell for cell in cells if cell.provider == CONTROL]
+    first = first_look(journal, cells, rules)
+    suspects = flagged(first)
+    again = {row.cell: row for row in _rows(journal, "again", suspects, rules)}
     twice = _rows(journal, "first", doubled, rules, beside=True)
-    missing = {entry.cell: entry.error for entry in journal.entries if entry.error}
-    known = {row.cell for row in measured}
-    missing |= {cell.name: "not measured" for cell in cells if cell not in known and cell.name not in missing}
-    missing |= {row.cell.name: "flagged, not measured again" for row in rows if _is_open(row, again)}
-    invalid = [f"the GPU was throttled: {name}" for name, why in missing.items() if "is throttled" in why]
-    if reason := control_failure([row.finding for row in controls], [row.finding for row in twice]):
-        invalid.append(reason)
-    return Outcome(rows, controls, twice, missing, invalid)
+    controls = _rows(journal, "first", control_cells, rules)
+    late = _rows(journal, "again", control_cells, rules)
+    invalid = _control_failures(controls, late, twice, rules)
+    missing: dict[str, str] = {}
+    for phase, wanted in (("again", [*control_cells, *suspects] if suspects else []), ("first", cells)):
+        missing |= {c.name: why for c in wanted if (why := _missing(journal, phase, c, rounds))}
+    invalid += [f"the GPU was throttled: {name}" for name, why in missing.items() if "is throttled" in why]
+    rows = [_confirmed(row, again.get(row.cell), rules) for row in first]
+    return Outcome(rows, [*controls, *late], twice, missing, invalid)
 
 
-def _is_open(row: Row, again: dict[Cell, Row]) -> bool:
-    return row.was_flagged and row.cell not in again
+def _control_failures(first: list[Row], again: list[Row], doubled: list[Row], rules: Rules) -> list[str]:
+    aa = [row.finding for row in doubled]
+    reasons = {"": control_failure([row.finding for row in first], aa, rules)}
+    if again:
+        reasons["when flagged cells were measured again, "] = control_failure([r.finding for r in again], aa, rules)
+    return list(dict.fromkeys(f"{when}{reason}" for when, reason in reasons.items() if reason))
+
+
+def _missing(journal: Journal, phase: str, cell: Cell, rounds: int) -> str:
+    """Why a cell's number cannot stand; empty where all its rounds are there."""
+    if errors := [e.error for e in journal.entries if e.error and (e.phase, e.cell) == (phase, cell.name)]:
+        return errors[-1]
+    found = sum(1 for _ in journal.of(phase, cell.name))
+    where = "" if phase == "first" else " when it was measured again"
+    return "" if found >= rounds else f"{found} of {rounds} rounds{where}"
 
 
 def _confirmed(row: Row, again: Row | None, rules: Rules) -> Row:
     if row.finding.verdict not in {Verdict.SLOWER, Verdict.FASTER}:
         return row
     if again is None:
-        return Row(row.cell, row.finding, row.base_seconds, row.head_seconds, was_flagged=True)
-    return Row(row.cell, confirm(row.finding, again.finding, rules), row.base_seconds, row.head_seconds, True)
+        return replace(row, finding=replace(row.finding, verdict=Verdict.INCONCLUSIVE), was_flagged=True)
+    return replace(again, finding=confirm(row.finding, again.finding, rules), was_flagged=True)
 
 
 def _rows(journal: Journal, phase: str, cells: Sequence[Cell], rules: Rules, *, beside: bool = False) -> list[Row]:
@@ -108,7 +124,7 @@ def _rows(journal: Journal, phase: str, cells: Sequence[Cell], rules: Rules, *, 
         ratios[i, : len(pairs)] = [float(pair_log_ratio(np.array(a), np.array(b))) for a, b in pairs]
         seconds.append([statistics.median(statistics.median(arm) for arm in arms) for arms in zip(*pairs, strict=True)])
     groups = np.array([size_group(base) for base, _ in seconds])
-    sigma = np.full(len(found), CALIBRATED_SIGMA)
+    sigma = np.full(len(found), SIGMA)
     findings = judge(ratios, groups, sigma, rules)
     return [Row(cell, f, *s) for (cell, _), f, s in zip(found, findings, seconds, strict=True)]
 

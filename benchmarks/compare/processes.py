@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
+_FOREIGN = ("PYTHON", "TRITON_INTERPRET", "CUDA_LAUNCH_BLOCKING")
+"""Settings of the shell's that would change what is imported or how it runs."""
+_END_SECONDS = 10.0
 
 
 class WorkerError(RuntimeError):
@@ -31,7 +34,7 @@ class Process:
         Args:
             python: interpreter of the environment that has ropekern.
             place: torch device.
-            folder: an empty folder outside any checkout; the ruler is linked into it.
+            folder: a folder outside any checkout, with the ruler as `benchmarks` in it; linked there if it is not.
             forks: it will be asked to fork, so it must not touch the GPU before that.
 
         Raises:
@@ -40,11 +43,11 @@ class Process:
         link = folder / "benchmarks"
         if not link.exists():
             link.symlink_to(BENCHMARKS, target_is_directory=True)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         self._log = tempfile.TemporaryFile(mode="w+b")  # noqa: SIM115 (it lives as long as the process)
         try:
             self._process = subprocess.Popen(
-                [python, "-m", "benchmarks.compare.worker"],
+                [python, "-m", "benchmarks.compare.worker", str(os.getpid())],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.PIPE,
@@ -55,6 +58,7 @@ class Process:
         except OSError as error:
             self._log.close()
             raise WorkerError(f"{python} cannot be started: {error}") from error
+        self._closed = False
         self._buffer = b""
         self._send({"do": "hello", "place": place, "forks": forks})
         self.about: dict[str, Any] = {}
@@ -93,25 +97,36 @@ class Process:
                     raise WorkerError(f"{do} took longer than {timeout:g} s")
                 part = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not part:
-                    code = self._process.wait()
-                    raise WorkerError(f"the process ended with {code} in {do}: {self._last_words()}")
+                    raise WorkerError(f"the process ended{self._exit_code()} in {do}: {self._last_words()}")
                 self._buffer += part
         line, _, self._buffer = self._buffer.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError as error:  # what printed this was imported before the worker could redirect it
+            raise WorkerError(f"{do} was answered with {line[:80]!r}, which is no answer") from error
         if "error" in answer:
             raise AnsweredError(answer["error"])
         return answer
 
+    def _exit_code(self) -> str:
+        try:
+            return f" with {self._process.wait(_END_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            return ", or rather closed its output"
+
     def _last_words(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return " / ".join(lines[-3:]) if lines else "it said nothing"
 
     def close(self) -> None:
         """End it and whatever it started. Safe to call twice."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the driver: it ends when that lets go
+                self._process.wait(_END_SECONDS)
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
                 with contextlib.suppress(OSError):

@@ -22,10 +22,10 @@ def headline(outcome: Outcome) -> str:
     """One line: what a reviewer wants to know first."""
     if outcome.invalid:
         return f"INVALID run: {'; '.join(outcome.invalid)}"
-    if outcome.missing:
-        return f"INVALID run: {len(outcome.missing)} expected rows are missing"
     counts = {verdict: sum(row.finding.verdict == verdict for row in outcome.rows) for verdict in _ORDER}
     words = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    if outcome.missing:
+        return f"INVALID run: {len(outcome.missing)} expected rows are missing; besides, {words or 'nothing'}"
     return f"{'Regression' if counts[Verdict.SLOWER] else 'No regression found'}: {words}"
 
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import json
-import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ def store(
     about: Mapping[str, Any],
     machine: Mapping[str, str],
     results: Path,
+    failed: Collection[Cell] = (),
+    spent: Mapping[Cell, tuple[float, float]] | None = None,
 ) -> Path | None:
     """Add rows to the result file of a commit, whose other rows stay.
 
@@ -32,6 +34,8 @@ def store(
         about: what asv says of the environment, see environments.build.
         machine: the fields of asv's machine.
         results: asv's folder of results; it must hold benchmarks.json.
+        failed: cells that were measured and have no number.
+        spent: cell -> when measuring it began, in seconds since 1970, and how many seconds it took; default: now, 0.
 
     Returns:
         The file; None where there is nothing to store.
@@ -48,6 +52,9 @@ def store(
     for cell, seconds in medians.items():
         if cell.benchmark and len(seconds) >= LEAST_SAMPLES:
             known.setdefault(cell.benchmark, {})[cell] = seconds
+    for cell in failed:
+        if cell.benchmark:
+            known.setdefault(cell.benchmark, {})[cell] = ()
     if not known or not commit.is_stored:
         return None
     with contextlib.chdir(ROOT):
@@ -82,15 +89,23 @@ def store(
         for cell, seconds in cells.items():
             samples[places[tuple(repr(value) for value in cell.params)]] = list(seconds)
         result = BenchmarkResult(
-            result=[None if s is None else math.nan if not s else 0.0 for s in samples],
-            samples=samples,
-            number=[None if s is None else 1 for s in samples],
+            result=[0.0 if s else None for s in samples],  # asv makes the result of the samples
+            samples=[s or None for s in samples],
+            number=[1 if s else None for s in samples],
             errcode=0,
             stderr="",
             profile=None,
         )
         measured = {i for i, s in enumerate(samples) if s is not None}
-        stored.add_result(benchmark, result, record_samples=True, selected_idx=measured)
+        times = [spent[cell] for cell in cells if spent and cell in spent]
+        stored.add_result(
+            benchmark,
+            result,
+            started_at=datetime.fromtimestamp(max(start for start, _ in times), UTC) if times else None,
+            duration=sum(seconds for _, seconds in times) if times else None,
+            record_samples=True,
+            selected_idx=measured,
+        )
     _save(stored, relative, results)
     return path
 

@@ -10,7 +10,10 @@ cell can have a fresh process that did not have to import torch. CUDA does not s
 
 import contextlib
 import ctypes
+import gc
+import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -23,8 +26,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Serve requests until stdin ends."""
-    die_with_parent()
+    """Serve requests until stdin ends. The one argument is the process that started this one."""
+    die_with_parent(int(sys.argv[1]) if len(sys.argv) > 1 else None)
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not stand among the answers
     worker = Worker()
@@ -40,10 +43,11 @@ def main() -> int:
         if request["do"] == "end":
             os._exit(0)  # the child of a fork; who forked answers
         if request["do"] == "fork":
+            parent = os.getpid()
             if child := os.fork():
                 _outlive(child)
             else:
-                die_with_parent()
+                die_with_parent(parent)
             print("{}", file=answers)
             continue
         try:
@@ -54,12 +58,12 @@ def main() -> int:
     return 0
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Let the kernel kill this process when the one that started it ends, however that ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:  # it was gone before that
-            raise SystemExit(1)
+    if parent is not None and os.getppid() != parent:  # it was gone before that
+        raise SystemExit(1)
 
 
 def _outlive(child: int) -> None:
@@ -72,7 +76,7 @@ def _outlive(child: int) -> None:
 def touches_gpu(descriptors: Path = Path("/proc/self/fd")) -> bool:
     """Whether a process has opened a GPU. Forks of one that has cannot use CUDA."""
     targets = []
-    for link in descriptors.iterdir():
+    for link in descriptors.iterdir() if descriptors.is_dir() else ():
         with contextlib.suppress(OSError):  # the descriptor that lists the others is gone by now
             targets.append(os.readlink(link))
     return any(target.startswith(("/dev/nvidia", "/dev/dxg")) for target in targets)
@@ -102,9 +106,12 @@ class Worker:
             with contextlib.suppress(ImportError):  # what is absent fails in its own cells, which say so
                 importlib.import_module(name)
         subject.assert_installed()
+        package = Path(sys.modules["ropekern"].__file__ or "").parent
         return {
             "commit": installed_commit(),
-            "ropekern": str(Path(sys.modules["ropekern"].__file__ or "").parent),
+            "ropekern": str(package),
+            "sources": sources_digest(package),
+            "sees_throttling": self._place == "cpu" or importlib.util.find_spec("pynvml") is not None,
             "versions": environment.versions(),
             "can_fork": hasattr(os, "fork") and not touches_gpu(),
         }
@@ -121,6 +128,8 @@ class Worker:
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """Check a cell's provider, and make it ready to be sampled."""
+        import torch
+
         from benchmarks import check, roofline, timing
         from benchmarks.compare.cells import CONTROL
         from benchmarks.presets import shard
@@ -130,6 +139,7 @@ class Worker:
         cell, on_gpu = request["cell"], self._place != "cpu"
         workload = Workload.of(shard(cell["model_name"], cell["tp_size"]), cell["num_tokens"])
         if on_gpu and self._device is None:
+            torch.cuda.set_device(self._place)
             self._device = timing.CudaDevice(self._place)
         if cell["provider"] == CONTROL and on_gpu:
             self._sampler = roofline.floor_sampler(workload, self._device, self._place)
@@ -155,11 +165,22 @@ class Worker:
     def release(self, _: dict[str, Any]) -> dict[str, Any]:
         """Give back the cell's memory: another process is next."""
         self._sampler = None
+        gc.collect()
         if self._place != "cpu":
             import torch
 
             torch.cuda.empty_cache()
         return {}
+
+
+def sources_digest(package: Path) -> str:
+    """A hash over the names and contents of a package's modules, as git names contents."""
+    lines = []
+    for path in package.rglob("*.py"):
+        content = path.read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        lines.append(f"{blob} {path.relative_to(package.parent).as_posix()}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def installed_commit() -> str:
