@@ -148,3 +148,47 @@ def test_a_lost_local_file_is_named(site: Path, release: Path) -> None:
     (site / "summarygrid.js").unlink()
     with pytest.raises(UserError, match=r"summarygrid\.js, which is missing"):
         make_offline(site, release)
+
+
+def add_library(site: Path, head: str) -> None:
+    """A chart library that spells out another host, and a page that loads it."""
+    (site / "assets").mkdir()
+    (site / "assets" / "plotly.min.js").write_text('tiles = "https://tiles.example.org/"')
+    (site / "charts.html").write_text(f"<html><head>{head}</head></html>")
+
+
+LIBRARY = '<script src="assets/plotly.min.js"></script>'
+
+
+def test_a_bundled_library_may_spell_out_hosts_that_the_browser_refuses(site: Path, release: Path) -> None:
+    policy = "default-src 'self' data:; style-src 'self' 'unsafe-inline'"
+    add_library(site, f'<meta http-equiv="Content-Security-Policy" content="{policy}">{LIBRARY}')
+    make_offline(site, release)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(LIBRARY, id="no policy"),
+        pytest.param(
+            """<meta http-equiv="Content-Security-Policy" content="default-src 'self' https:">""" + LIBRARY,
+            id="all hosts",
+        ),
+        pytest.param(
+            """<meta http-equiv="Content-Security-Policy" content="default-src 'self'; img-src tiles.example.org">"""
+            + LIBRARY,
+            id="one host",
+        ),
+        pytest.param(
+            """<meta http-equiv="Content-Security-Policy" content="script-src 'self'">""" + LIBRARY, id="scripts only"
+        ),
+        pytest.param(
+            LIBRARY + """<meta http-equiv="Content-Security-Policy" content="default-src 'self'">""", id="too late"
+        ),
+        pytest.param("", id="no page loads it"),
+    ],
+)
+def test_a_bundled_library_on_a_page_that_lets_it_ask_is_refused(site: Path, release: Path, head: str) -> None:
+    add_library(site, head)
+    with pytest.raises(UserError, match=r"plotly\.min\.js loads https://tiles\.example\.org/"):
+        make_offline(site, release)

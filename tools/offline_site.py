@@ -50,6 +50,12 @@ CSS_COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 FONT_FACE: Final = re.compile(r"@font-face\s*\{[^}]*\}")
 QUOTED_OUTSIDE: Final = re.compile(r"""["'`]((?:https?:)?//\w[^"'`\s]*)""")
 
+# Libraries that spell out other hosts (plotly.js: those of its maps) for what the site never asks of them. The browser
+# must refuse them all the same: each page that loads one carries a policy that allows nothing but the site.
+BUNDLED: Final = ("plotly.min.js",)
+POLICY: Final = re.compile(r"""<meta\s+http-equiv="Content-Security-Policy"\s+content="([^"]+)">""")
+SITE_ONLY: Final = {"'self'", "'none'", "'unsafe-inline'", "data:", "blob:"}
+
 
 def loads(path: Path) -> list[str]:
     """The addresses which the browser loads on behalf of one html, css or js file."""
@@ -66,7 +72,7 @@ def loads(path: Path) -> list[str]:
 def check_offline(site: Path) -> None:
     """Raise UserError unless everything that the pages in `site` load lies in `site`."""
     for path in sorted(site.rglob("*")):
-        if path.suffix not in {".html", ".css", ".js"}:
+        if path.suffix not in {".html", ".css", ".js"} or (path.name in BUNDLED and is_guarded(path, site)):
             continue
         for address in loads(path):
             if OUTSIDE.match(address):
@@ -79,6 +85,24 @@ def check_offline(site: Path) -> None:
             target = path.parent / re.split(r"[?#]", address)[0]
             if not target.is_file() or not target.stat().st_size:
                 raise UserError(f"{path} loads {address}, which is missing or empty in {site}")
+
+
+def is_guarded(script: Path, site: Path) -> bool:
+    """Whether each page that loads `script`, and there is one, makes the browser refuse all other hosts."""
+    pages = [(page, FOLLOWED.sub("", page.read_text(encoding="utf-8"))) for page in sorted(site.rglob("*.html"))]
+    users = [text for page, text in pages if script in {page.parent / found for found in ADDRESS.findall(text)}]
+    return bool(users) and all(allows_only_site(text) for text in users)
+
+
+def allows_only_site(html: str) -> bool:
+    """Whether a page's policy, stated before its first script, names no source but the site itself."""
+    policy = POLICY.search(html.partition("<script")[0])
+    if policy is None:
+        return False
+    directives = [directive.split() for directive in policy[1].split(";")]
+    return any(words[:1] == ["default-src"] for words in directives) and all(
+        SITE_ONLY.issuperset(words[1:]) for words in directives
+    )
 
 
 def copy_asset(name: str, destination: Path, release: Path) -> None:
