@@ -14,7 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from benchmarks import merge
 from benchmarks.gpu import reason_absent
 from tools.environment import PYTHON, ROOT, VENV, ensure
 from tools.machine import cpu_name, gpu_names, machine_fields, machine_name
@@ -25,6 +27,12 @@ SITE = ROOT / ".asv" / "html"
 RESULTS = ROOT / "results"
 START = time.monotonic()
 ASV = ".venv/bin/python -m asv"
+# zizmor is a program without a module; it lies beside the Python that has it, which may be one that shares its torch.
+ZIZMOR = (
+    "import importlib.metadata as m, os, sys; "
+    "path = str(next(f for f in m.files('zizmor') if f.name == 'zizmor').locate()); "
+    "os.execv(path, [path, *sys.argv[1:]])"
+)
 # asv keeps its machines in the home folder under a layout of its own: let asv write it.
 SAVE_MACHINE = (
     "import json, sys; from asv.machine import MachineCollection as M; "
@@ -42,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.bootstrap", description=__doc__, allow_abbrev=False)
     parser.add_argument("--launch", choices=["forkserver", "spawn"], default="forkserver", help="asv's --launch-method")
     parser.add_argument("--machine", default="", help="asv's machine name; default: the GPU's or the CPU's")
+    parser.add_argument("--commits", default="HEAD^!", help="what asv measures: a range of commits, or NEW")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("verb", choices=["env", "test", "lint", "bench", "site", "serve"])
     options, rest = parser.parse_known_args(argv)  # the rest goes to pytest or to asv run
@@ -49,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         "env": env,
         "test": lambda: test(rest),
         "lint": lint,
-        "bench": lambda: bench(options.launch, options.machine, rest),
+        "bench": lambda: bench(options.launch, options.machine, options.commits, rest),
         "site": site,
         "serve": lambda: serve(options.port),
     }
@@ -88,13 +97,21 @@ def test(arguments: list[str]) -> int:
 
 
 def lint() -> int:
-    """Run ruff, then mypy."""
+    """Run ruff and mypy, then what reads the workflows; none of them needs the network."""
     ensure(EXTRAS | {"dev"}, say)
-    return python("-m", "ruff", "check", ".") or python("-m", "mypy")
+    workflows = sorted(str(path) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    schema = ("-m", "check_jsonschema", "--builtin-schema")
+    return (
+        python("-m", "ruff", "check", ".")
+        or python("-m", "mypy")
+        or python(*schema, "vendor.github-workflows", *workflows)
+        or python(*schema, "vendor.dependabot", str(ROOT / ".github" / "dependabot.yml"))
+        or python("-c", ZIZMOR, "--quiet", "--offline", "--persona", "auditor", "--strict-collection", ".github")
+    )
 
 
-def bench(launch: str, machine: str, arguments: list[str]) -> int:
-    """Measure HEAD with asv and publish the site."""
+def bench(launch: str, machine: str, commits: str, arguments: list[str]) -> int:
+    """Measure HEAD, or other commits, with asv and publish the site."""
     commit = git("rev-parse", "--short=8", "HEAD")
     ensure(EXTRAS, say)
     gpus = gpu_names()
@@ -103,17 +120,24 @@ def bench(launch: str, machine: str, arguments: list[str]) -> int:
         raise SetupError("asv could not store the machine's name: its own lines are above")
     if git("status", "--porcelain", "--", "ropekern"):
         say("uncommitted changes in ropekern/ are not measured: asv measures commits")
-    say(f"measuring {commit} as machine {name}")
+    say(f"measuring {commit if commits == 'HEAD^!' else commits} as machine {name}")
     how = ("--show-stderr", "--record-samples", "--no-pull", "--launch-method", launch, "--machine", name)
-    measured = python("-m", "asv", "run", *how, *arguments, "HEAD^!")
+    started = time.time()
+    measured = python("-m", "asv", "run", *how, *arguments, commits)
     published = publish()
     if (RESULTS / name).exists():  # asv makes it with the first result
-        environment = python_output("-m", "benchmarks", "env")
-        (RESULTS / name / "environment.txt").write_text(f"{commit}\n{environment}", encoding="utf-8")
+        keep_environment(RESULTS / name, commit, started, python_output("-m", "benchmarks", "env"))
     say(f"to compare two measured commits: {ASV} compare --machine {name} BASE HEAD")
     for line in missing_rows(RESULTS / name, commit, reason_absent()):
         say(line)
     return measured or published
+
+
+def keep_environment(folder: Path, head: str, started: float, environment: str) -> None:
+    """Beside the results, the latest and one for each commit measured since: the site marks where it changed."""
+    commits = {path.name[:8] for path in folder.glob("*-*.json") if path.stat().st_mtime >= started}
+    for commit, name in [(head, "environment.txt"), *((commit, f"environment-{commit}.txt") for commit in commits)]:
+        (folder / name).write_text(f"{commit}\n{environment}", encoding="utf-8")
 
 
 def site() -> int:
@@ -132,6 +156,10 @@ def publish() -> int:
         say("created a local branch main at HEAD: asv publishes that branch")
     elif git("rev-list", "--max-count=1", "main..HEAD"):
         say("HEAD is not on main: its results are stored, but the site draws main only")
+    try:
+        merge.check(RESULTS, ROOT)
+    except ValueError as error:
+        raise SetupError(f"the site would leave out results:\n{error}") from error
     say("publishing the site")
     code = python("-m", "asv", "publish", "--no-pull")
     if code == 0:
@@ -154,13 +182,22 @@ def missing_rows(folder: Path, commit: str, no_gpu: str | None) -> list[str]:
     return lines
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Says nothing of a browser that leaves before a file has come, as the start page makes it do."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Hide what is no error of the server's."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def serve(port: int) -> int:
     """Show the site to this machine only."""
     if not (SITE / "index.html").exists():
         raise SetupError(f"{SITE.relative_to(ROOT)} holds no site: run `make site` or `make bench` first")
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(SITE))
     try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+        server = Server(("127.0.0.1", port), handler)
     except OSError as error:
         raise SetupError(f"port {port} of 127.0.0.1 cannot be had ({error.strerror}): make serve PORT=8081") from error
     say(f"http://127.0.0.1:{port} (Ctrl-C ends it)")

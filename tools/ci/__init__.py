@@ -1,0 +1,1 @@
+"""What the workflows call; standard library, git and gh only, so that jobs with a write token install nothing."""
