@@ -1,12 +1,13 @@
-"""The command line: `python -m benchmarks COMMAND`. Printing lives here, in seed_cli.py and in compare/command.py."""
+"""The command line: `python -m benchmarks COMMAND`. Printing lives here, in seed_cli.py and in two command.py."""
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import seed_cli
+from benchmarks import merge, seed_cli
 from benchmarks.compare import command
+from benchmarks.shards import command as shards
 
 PARTS = ("host", "tables", "grids")
 
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     accuracy.add_argument("--device", help="default: the GPU, else the CPU")
     seed_cli.add_commands(commands)
     command.add_command(commands)
+    merge.add_command(commands)
+    shards.add_command(commands)
     options = parser.parse_args(arguments)
     run: dict[str, Callable[[argparse.Namespace], int]] = {
         "env": lambda _: _env(),
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "block": lambda o: _block(o.num_tokens),
         "accuracy": lambda o: _accuracy(o.model_name, o.num_tokens, o.dtype, o.provider, o.device),
         "compare": command.run,
+        "merge": _merge,
+        "run": shards.run,
         "mrope": seed_cli.run_mrope,
         "rope": seed_cli.run_rope,
     }
@@ -156,6 +161,21 @@ def _block(counts: list[int]) -> int:
 
     print(f"{environment.line()}; attention layer of {model_block.MODEL}, bfloat16, one sequence\n")
     print(model_block.table(list(model_block.measure(timing.CudaDevice(), "cuda", counts))))
+    return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    if options.sources:
+        outcome = merge.merge(options.sources, options.into, prefer=options.prefer, benchmarks=options.benchmarks)
+        for line in outcome.lines:
+            print(line)
+        for path in outcome.changed:
+            print(f"written: {path}")
+        print(f"{len(options.sources)} merged into {options.into}, {len(outcome.changed)} files changed")
+    elif not options.check:
+        raise ValueError("merge needs folders of results, or --check")
+    if options.check:
+        print(f"{options.into}: {merge.check(options.into, Path.cwd())} result files, all whole and of this repository")
     return 0
 
 

@@ -1,0 +1,1 @@
+"""`python -m benchmarks run`: cells over commits, spread over several GPUs or a cluster by submitit."""
