@@ -20,7 +20,16 @@ const Charts = (() => {
   /* Two digits a decade where there are few decades, else one. */
   function logTicks(traces) {
     const found = traces.flatMap(({ y }) => y);
-    return Math.max(...found) / Math.min(...found) > 300 ? 1 : "D2";
+    const [least, most] = [Math.min(...found), Math.max(...found)];
+    if (most / least > 300) {
+      return { dtick: 1 };
+    }
+    // Whole numbers: plotly would write the 2 and the 5 of a decade without their size.
+    const tickvals = [];
+    for (let decade = Math.floor(Math.log10(least)); decade <= Math.ceil(Math.log10(most)); decade += 1) {
+      tickvals.push(...[1, 2, 5].map((digit) => Number(`${digit}e${decade}`)));
+    }
+    return { tickvals, ticktext: tickvals.map(String) };
   }
 
   function layout(horizontal, vertical, shapes = [], annotations = []) {
@@ -123,7 +132,7 @@ const Charts = (() => {
 
   const logarithmic = (traces) => ({
     type: "log",
-    dtick: logTicks(traces),
+    ...logTicks(traces),
     title: { text: "\u00b5s", standoff: 4 },
     minor: { dtick: "D1", ticks: "outside", ticklen: 3, tickcolor: colour("line") },
   });

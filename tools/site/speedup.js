@@ -95,7 +95,7 @@
       const share = by("triton-roofline");
       const found = share && mean((name, index) => share.value(result, name, index));
       if (found) {
-        add("triton at ", share.write(found.number), " of the roofline");
+        add("triton at ", share.write(found.number), " of the roofline, an elementwise kernel whose calls do not overlap");
       }
     }
     if (!parts.length) {
@@ -142,9 +142,13 @@
       Charts.steps(at("steps-chart"), shown, (commit) => change({ commit }));
     }
     at("graphs").replaceChildren(...graphs(shown));
-    at("steps-note").textContent = [...shown.changes.values()].some((changed) => changed.length)
-      ? "Dotted lines: the environment changed there; the table says how."
-      : "No change of the environment is on record over these commits.";
+    const silent = shown.results.filter(({ environment }) => !environment.torch).length;
+    at("steps-note").textContent = [
+      [...shown.changes.values()].some((changed) => changed.length)
+        ? "Dotted lines: the environment changed there; the table says how."
+        : "No change of the environment is on record over these commits.",
+      silent ? `${silent} of ${shown.results.length} do not say which torch they ran with.` : "",
+    ].join(" ");
   }
 
   /* Links to asv's graphs of the cell. */
