@@ -116,7 +116,8 @@ def _series(
             {
                 "commit": stored.commit_hash,
                 "measured": stored.measured,
-                "environment": stored.versions | _environment(machine, stored.commit_hash),
+                # asv's own come last: it says 3.12 where the other says 3.12.3, and that is no change
+                "environment": _environment(machine, stored.commit_hash) | stored.versions,
                 **_tables(of_commit, tokens, models),
             }
             for stored, of_commit in zip(results, cells, strict=True)
