@@ -62,6 +62,8 @@ def handle(state: dict, method: str, path: str, fields: dict) -> object:
         return issue
     if path.startswith("issues?state=all&per_page=100&labels=performance%20regression"):
         return state["issues"]
+    if method == "POST" and path == "pages/builds" and state.get("pages", True):
+        return {"status": "queued"}
     if method == "GET" and path in state["static"]:
         return state["static"][path]
     sys.exit(f"gh: Not Found: {method} {path} (HTTP 404)")

@@ -181,8 +181,9 @@ def test_newest_artifact_of_a_name_counts_and_large_ones_do_not(gh: Gh) -> None:
     gh.answer("actions/runs/7/artifacts", {"artifacts": [{**items[0], "id": 2}, *items, {**items[0], "name": "x"}]})
     assert commands.artifacts("7", "compare-") == {"compare-h100": b"newer"}
     gh.put(7, {"compare-h100": {"a": "1"}}, size_in_bytes=10**9)
+    large = commands.artifacts("7", "compare-")["compare-h100"]
     with pytest.raises(CiError, match="over 50 MiB"):
-        commands.artifacts("7", "compare-")
+        commands.unpack(large, gh.folder)
 
 
 def test_output_with_a_line_break_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,9 +326,65 @@ def test_older_run_leaves_the_comment_of_a_newer_one(finished: Gh) -> None:
     assert finished.state["writes"] == []
 
 
-def test_run_without_any_report_says_so() -> None:
-    text = comment.render(comment.read_run(described_run()), {}, HEAD)
-    assert "No report: the run ended with `failure`." in text
+@pytest.mark.parametrize("jobs", [[("check", "failure")], [("check", "failure"), ("compare (h100)", "skipped")]])
+def test_run_that_compared_nothing_leaves_the_comment_alone(finished: Gh, capsys, jobs) -> None:
+    finished.answer("actions/runs/77/jobs", {"jobs": [{"name": name, "conclusion": end} for name, end in jobs]})
+    comment.main("77")
+    assert finished.state["writes"] == []
+    assert "no GPU has compared anything: no comment" in capsys.readouterr().out
+
+
+def spoilt_zip() -> bytes:
+    """A deflate stream that is none."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("report.json", report(row()))
+    start = 30 + len("report.json")
+    return data.getvalue()[:start] + b"\xff" * 20 + data.getvalue()[start + 20 :]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (zipped({"report.json": report(exit_code=[])}), "unreadable: TypeError"),
+        (zipped({"report.json": report({**row(), "ratio": 10**400})}), "unreadable: OverflowError"),
+        (zipped({"report.json": "[" * 200_000}), "unreadable: RecursionError"),
+        (spoilt_zip(), "unreadable: error"),  # zlib.error
+        (b"PK" * 20, "the artifact is no zip file"),
+    ],
+)
+def test_report_that_cannot_be_read_hides_no_other(finished: Gh, data: bytes, said: str) -> None:
+    finished.put(77, {"compare-h100": {"report.json": report(row("SLOWER", ratio=1.5))}, "compare-h200": {}})
+    (finished.folder / "2.zip").write_bytes(data)
+    comment.main("77")
+    body = finished.state["comments"]["12"][0]["body"]
+    assert "**h100: regression**: 1 SLOWER" in body
+    assert f"**h200: no usable report** (`{said}`)" in body
+
+
+def test_large_artifact_hides_no_other(finished: Gh) -> None:
+    finished.put(77, {"compare-h100": {"report.json": report(row("SLOWER", ratio=1.5))}, "compare-h200": {}})
+    items = finished.state["static"]["actions/runs/77/artifacts"]["artifacts"]
+    items[1]["size_in_bytes"] = 10**9
+    finished.answer("actions/runs/77/artifacts", {"artifacts": items})
+    comment.main("77")
+    body = finished.state["comments"]["12"][0]["body"]
+    assert "**h100: regression**: 1 SLOWER" in body
+    assert "**h200: no usable report** (`the artifact is over 50 MiB" in body
+
+
+def test_job_that_contradicts_its_report_is_shown() -> None:
+    ours = report(row(), exit_code=0)
+    for code, end, is_doubtful in (
+        (0, "success", False),
+        (0, "failure", True),
+        (3, "success", True),
+        (3, "failure", False),
+    ):
+        jobs = [{"name": "compare (h100)", "conclusion": end}]
+        data = {"compare-h100": zipped({"report.json": ours.replace('"exit_code": 0', f'"exit_code": {code}')})}
+        text = comment.render(comment.read_run(described_run()), comment.read_reports(data, HEAD, jobs), HEAD)
+        assert (f"**Its job ended with `{end}`: job and report contradict each other" in text) == is_doubtful
 
 
 def test_invalid_run_says_why_first() -> None:
@@ -342,13 +399,20 @@ def test_hostile_report_stays_text(finished: Gh) -> None:
     text = text.replace("NVIDIA H100", evil.replace("\n", " "))
     finished.put(
         77,
-        {"compare-h100": {"report.json": text}, "compare-<b>": {}, "other": {}, "compare-bad": {"report.json": "@all"}},
+        {
+            "compare-h100": {"report.json": text},
+            "compare-<b>": {},
+            "other": {},
+            "compare-h200": {"report.json": "@all"},
+            "compare-b200": {"report.json": report(row())},  # no such job ran
+        },
     )
     comment.main("77")
     body = finished.state["comments"]["12"][0]["body"]
     for mark in ("@everyone", "@all", "<img", "[a](", "# big", "compare-<b>"):
         assert mark not in body
-    assert "**bad: no usable report**" in body
+    assert "**h200: no usable report**" in body
+    assert "b200" not in body
     assert all(len(line) < 400 for line in body.splitlines())
     rows = [line for line in body.splitlines() if line.startswith("| SLOWER")]
     assert [line.count("|") for line in rows] == [7]
@@ -463,11 +527,50 @@ def test_truncated_results_are_not_pushed(remote: Path, tmp_path: Path) -> None:
     folder = measured(tmp_path / "first", "h100", BASE, 1e-5)
     (path,) = (folder / "results" / "h100").glob("aaaa*")
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{path.name} is truncated"):
+    with pytest.raises(CiError, match=rf"first: .*{path.name} is truncated"):
         results_branch.push(str(remote), [folder])
     with pytest.raises(CiError, match="no job measured anything"):
         results_branch.push(str(remote), [tmp_path / "empty"])
     assert git(remote, "branch", "--list", "results") == ""
+
+
+def test_runner_that_failed_costs_the_others_nothing(remote: Path, tmp_path: Path, capsys) -> None:
+    commits = git(remote, "rev-list", "main").split()
+    old = measured(tmp_path / "old", "h100", commits[2], 1e-5)
+    assert results_branch.push(str(remote), [old]) == []
+    # The suite has changed since. asv did not come to run on the h100, nor on an l4 whose results lie on main.
+    newer = {**ROPE, "params": [["'m'"], ["1", "128", "1024"]]}
+    store(tmp_path / "h200" / "results", {2: 5e-5}, machine="h200", commit=commits[1], benchmark=newer, hours=9)
+    sources = [old, measured(tmp_path / "l4", "l4", commits[2], 1e-5), tmp_path / "h200", tmp_path / "truncated"]
+    (measured(tmp_path / "truncated", "b200", commits[1], 1e-5) / "results" / "b200" / "machine.json").write_text("{")
+    capsys.readouterr()
+    refused = results_branch.push(str(remote), sources)
+    assert [line.partition(":")[0] for line in refused] == ["truncated", "l4"]
+    assert "share no series" in refused[1]
+    out = capsys.readouterr().out
+    assert "old: nothing new" in out
+    assert out.endswith("stored=true\n")
+    machines = {name.split("/")[1] for name in on_branch(remote, "results") if name.startswith("results/")}
+    assert machines == {"benchmarks.json", "h100", "h200"}
+    assert json.loads(git(remote, "show", "results:results/benchmarks.json"))[ROPE["name"]]["params"] == newer["params"]
+
+
+def test_machine_of_another_gpu_is_left_out(remote: Path, tmp_path: Path) -> None:
+    commits = git(remote, "rev-list", "main").split()
+    results_branch.push(str(remote), [measured(tmp_path / "old", "h100", commits[2], 1e-5)])
+    other = measured(tmp_path / "other", "h100", commits[1], 1e-5, hours=2, gpu="another")
+    (line,) = results_branch.push(str(remote), [other, measured(tmp_path / "good", "h200", commits[1], 1e-5, hours=1)])
+    assert "two machines need two names" in line
+    assert "results/h200/machine.json" in on_branch(remote, "results")
+
+
+def test_comparison_that_cannot_be_read_is_left_out(remote: Path, tmp_path: Path) -> None:
+    folder = measured(tmp_path / "first", "h100", git(remote, "rev-parse", "main"), 1e-5)
+    night(folder / "compare", report(row()))[0].joinpath("h100", "x").mkdir()
+    (folder / "compare" / "h100" / "x" / "report.json").write_text("{")
+    (line,) = results_branch.push(str(remote), [folder])
+    assert line.startswith("first/compare: ")
+    assert "comparisons/h100/aaaaaaaa-bbbbbbbb.json" in on_branch(remote, "results")
 
 
 def test_push_starts_again_where_somebody_was_faster(remote: Path, tmp_path: Path, monkeypatch) -> None:
@@ -495,12 +598,19 @@ def test_branch_that_refuses_is_an_error(remote: Path, tmp_path: Path) -> None:
         results_branch.push(str(remote), [measured(tmp_path / "first", "h100", BASE, 1e-5)])
 
 
-def test_artifacts_reach_the_branch(gh: Gh, remote: Path, tmp_path: Path, monkeypatch) -> None:
+def test_artifacts_reach_the_branch(gh: Gh, remote: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     folder = measured(tmp_path / "first", "h100", git(remote, "rev-parse", "main"), 1e-5)
     members = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*.json")}
     gh.put(5, {"measured-h100": members, "site": {}})
     monkeypatch.setattr(sys, "argv", ["results_branch", "--remote", str(remote), "push", "--run", "5"])
     assert commands.guarded(results_branch.main) == 0
+    assert "results/h100/machine.json" in on_branch(remote, "results")
+    git(remote, "branch", "-D", "results")
+    gh.put(5, {"measured-h100": members, "measured-h200": {}})
+    (gh.folder / "2.zip").write_bytes(b"no zip")
+    capsys.readouterr()
+    assert commands.guarded(results_branch.main) == 1
+    assert "measured-h200: an artifact is no zip file" in capsys.readouterr().err
     assert "results/h100/machine.json" in on_branch(remote, "results")
 
 
@@ -511,6 +621,10 @@ def test_site_replaces_the_site_before_it(gh: Gh, remote: Path, monkeypatch, cap
         assert commands.guarded(pages_branch.main) == 0
     assert on_branch(remote, "gh-pages") == [".nojekyll", "_x/a.js", "index.html", "index.json", "new.html"]
     assert git(remote, "rev-list", "--count", "gh-pages") == "1"
+    assert gh.state["writes"] == [["POST", "pages/builds"]] * 2
+    gh.add("pages", False)
+    assert commands.guarded(pages_branch.main) == 1
+    assert "pages/builds` failed" in capsys.readouterr().err
     gh.put(5, {"site": {"index.html": "no data"}})
     assert commands.guarded(pages_branch.main) == 1
     gh.put(5, {})
@@ -571,11 +685,12 @@ def test_nightly_compares_open_issues_then_suspicions(checkout: Path, tmp_path: 
         results=results,
         comparisons=tmp_path / "earlier",
         output=Path("compare"),
+        minutes=30.0,
         python=stub_python(tmp_path, 1),
     )
     regressions.run_comparisons(options, [issue, regressions.Open(6, "h200", commits[3], commits[2], ())])
     calls = (tmp_path / "calls").read_text().splitlines()
-    tail = "--no-store --output compare/h100"
+    tail = "--no-store --minutes 30.0 --output compare/h100"
     assert calls == [
         f"-m benchmarks compare {commits[2]} {commits[0]} {tail}",
         f"-m benchmarks compare {commits[1]} {commits[0]} {tail}",
@@ -583,6 +698,30 @@ def test_nightly_compares_open_issues_then_suspicions(checkout: Path, tmp_path: 
     options.python = stub_python(tmp_path, 2)
     with pytest.raises(CiError, match="no comparison could be made"):
         regressions.run_comparisons(options, [issue])
+
+    # What was settled with this very main need not be asked again; when time is up, nothing more is begun.
+    (tmp_path / "calls").unlink()
+    options.python = stub_python(tmp_path, 0)
+    (earlier / f"{commits[2][:8]}-{commits[0][:8]}.json").write_text('{"exit_code": 1}')
+    regressions.run_comparisons(options, [issue])
+    assert (tmp_path / "calls").read_text().splitlines() == calls[1:]
+    options.minutes = 0.0
+    regressions.run_comparisons(options, [issue])
+    assert (tmp_path / "calls").read_text().splitlines() == calls[1:]
+
+
+def test_open_issues_and_suspicions_share_a_night() -> None:
+    issues = {regressions.Pair(f"good {i}", HEAD) for i in range(8)}
+    new = [regressions.Pair(f"a {i}", f"b {i}") for i in range(8)]
+    both = regressions.tonight(issues, new)
+    assert len(both) == regressions.MOST_PAIRS
+    assert both[1::2] == new[:3]
+    assert len(set(both[::2]) & issues) == 3
+    assert set(regressions.tonight(issues, [])) < issues
+    assert regressions.tonight([], new) == new[:6]
+    assert regressions.tonight([new[1]], new[:2]) == [new[1], new[0]]
+    later = {regressions.Pair(pair.base, OTHER) for pair in issues}
+    assert [p.base for p in regressions.tonight(later, [])] != [p.base for p in regressions.tonight(issues, [])]
 
 
 def night(folder: Path, *texts: str, machine: str = "h100") -> list[Path]:
@@ -709,26 +848,75 @@ def test_runner_is_what_its_label_says(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_new_commits_are_measured_beside_the_old_ones(
-    checkout: Path, remote: Path, tmp_path: Path, monkeypatch
+    checkout: Path, remote: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     commits = git(checkout, "rev-list", "main").split()
     for machine in ("h100", "h200"):
         results_branch.push(str(remote), [measured(tmp_path / machine, machine, commits[1], 1e-5)])
     git(checkout, "checkout", "--detach")
     git(checkout, "branch", "-D", "main")
-    calls, codes = [], [0, 1]
+    calls, codes = [], [0, 0, 0, 1, 0, 1]
     monkeypatch.setattr(bootstrap, "RESULTS", checkout / "results")
     monkeypatch.setattr(bootstrap, "main", lambda words: calls.append(words) or codes.pop(0))
     monkeypatch.setattr(measure, "gpu_names", lambda: ["NVIDIA H100 80GB HBM3"])
     monkeypatch.setattr(sys, "argv", ["measure", "h100", "--comparisons", "earlier"])
     assert commands.guarded(measure.main) == 0
-    assert calls == [["bench", "--machine", "h100", "--commits", "NEW", "--steps", "6"]]
+    assert calls == [["env"], ["bench", "--machine", "h100", "--commits", "NEW", "--steps", "6"]]
     assert git(checkout, "rev-parse", "main") == commits[0]
     assert [path.parent.name for path in (checkout / "results").glob("*/machine.json")] == ["h100"]
     assert commands.guarded(measure.main) == 1  # bench failed
     measured(checkout, "h100", commits[0], 1e-5)
+    calls.clear()
     assert commands.guarded(measure.main) == 0  # nothing is new, so nothing is measured
-    assert len(calls) == 2
+    assert calls == [["env"]]  # .venv is made all the same: a fresh runner has none, and compares with it
+    capsys.readouterr()
+    assert commands.guarded(measure.main) == 1  # no .venv: nothing to upload, and no output that says otherwise
+    assert capsys.readouterr().out == ""
+
+
+def test_fresh_runner_compares_where_nothing_is_new(checkout: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A runner takes one job, so .venv is never left from the night before; an open issue still wants its answer."""
+    commits = git(checkout, "rev-list", "main").split()
+    measured(checkout, "h100", commits[0], 1e-5)
+    made = []
+
+    def bootstrapped(words: list[str]) -> int:
+        made.append(words)
+        (checkout / ".venv" / "bin").mkdir(parents=True)
+        (checkout / ".venv" / "bin" / "python").symlink_to(stub_python(tmp_path))
+        return 0
+
+    monkeypatch.setattr(bootstrap, "RESULTS", checkout / "results")
+    monkeypatch.setattr(bootstrap, "main", bootstrapped)
+    monkeypatch.setattr(measure, "gpu_names", lambda: ["NVIDIA H100 80GB HBM3"])
+    issue = {"number": 5, "machine": "h100", "good": commits[2], "bad": commits[1], "cells": [], "is_open": True}
+    monkeypatch.setenv("OPEN", json.dumps([issue]))
+    compare = ["regressions", "compare", "--machine", "h100", "--comparisons", "earlier", "--output", "compare"]
+    monkeypatch.setattr(sys, "argv", compare)
+    assert commands.guarded(regressions.main) == 1
+    assert ".venv/bin/python is absent: `make env` makes it" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["measure", "h100", "--comparisons", "earlier"])
+    assert commands.guarded(measure.main) == 0
+    assert made == [["env"]]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["machine=h100", f"{commits[0][:8]} is measured already"]
+    monkeypatch.setattr(sys, "argv", compare)
+    assert commands.guarded(regressions.main) == 0
+    assert f"compare {commits[2]} {commits[0]}" in (tmp_path / "calls").read_text()
+
+
+def test_other_branches_are_not_measured(checkout: Path, monkeypatch, capsys) -> None:
+    measure.branch_main("origin")
+    git(checkout, "checkout", "-b", "feature", "HEAD~1")
+    git(checkout, "branch", "-D", "main")
+    measure.branch_main("origin")  # a commit of main
+    assert git(checkout, "rev-parse", "main") == git(checkout, "rev-parse", "origin/main")
+    git(checkout, "commit", "--allow-empty", "-m", "not on main")
+    with pytest.raises(CiError, match="HEAD is not on main of origin"):
+        measure.branch_main("origin")
+    git(checkout, "branch", "--force", "main")
+    git(checkout, "checkout", "origin/main")
+    with pytest.raises(CiError, match="main is not on main of origin"):
+        measure.branch_main("origin")
 
 
 def test_bench_hands_asv_the_commits(monkeypatch: pytest.MonkeyPatch) -> None:

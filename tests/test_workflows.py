@@ -41,8 +41,9 @@ PERMISSIONS = {
     ("nightly.yml", "store"): {"actions": "read", "contents": "write"},
     ("nightly.yml", "issues"): {**READ, "actions": "read", "issues": "write"},
     ("nightly.yml", "site"): READ,
-    ("nightly.yml", "pages"): {"actions": "read", "contents": "write"},
+    ("nightly.yml", "pages"): {"actions": "read", "contents": "write", "pages": "write"},
     ("release.yml", "build"): READ,
+    ("release.yml", "test"): READ,
     ("release.yml", "publish"): {**READ, "actions": "read", "id-token": "write"},
 }
 WRITERS = [key for key, wanted in PERMISSIONS.items() if "write" in wanted.values() and key[0] != "release.yml"]
@@ -83,6 +84,54 @@ def test_gpus_take_jobs_that_a_maintainer_or_main_has_started() -> None:
     for key, label in zip(GPU_JOBS, ("pull-request", "nightly"), strict=True):
         assert JOBS[key]["runs-on"] == ["self-hosted", label, "${{ matrix.gpu }}"]
     assert not any("pull_request_target" in text for text in TEXTS.values())
+
+
+def test_what_is_started_by_hand_on_another_branch_does_nothing() -> None:
+    """The first job of each says no, and the others wait for it."""
+    for (name, first), gpu in zip([("benchmark.yml", "check"), ("nightly.yml", "open")], GPU_JOBS, strict=True):
+        assert "github.ref == 'refs/heads/main'" in JOBS[name, first]["if"]
+        assert JOBS[gpu]["needs"] == first
+        assert "if" not in JOBS[gpu]  # success() is what GitHub puts there: skipped after a job that was skipped
+    for job in ("store", "issues"):
+        assert JOBS["nightly.yml", job]["if"] == "${{ !cancelled() && needs.measure.result != 'skipped' }}"
+
+
+def test_strangers_run_joins_no_queue_of_the_privileged_job() -> None:
+    assert "concurrency" not in FLOWS["benchmark-comment.yml"]
+    job = JOBS["benchmark-comment.yml", "comment"]
+    assert job["concurrency"]["cancel-in-progress"] is False
+    assert "head_repository.full_name == github.repository" in job["if"]
+
+
+def test_measuring_ends_before_its_step_does() -> None:
+    (step,) = [step for step in JOBS["nightly.yml", "measure"]["steps"] if step.get("id") == "measure"]
+    wait, most = re.match(r"timeout --signal=INT --kill-after=(\d+)m (\d+)m python3 ", step["run"]).groups()
+    assert int(wait) + int(most) < step["timeout-minutes"]
+
+
+@pytest.mark.parametrize("key", GPU_JOBS, ids="/".join)
+def test_gpu_job_has_time_left_to_upload(key: tuple[str, str]) -> None:
+    """A job that is cut off uploads nothing; a step that is cut off leaves the next ones their time."""
+    steps = JOBS[key]["steps"]
+    assert steps[-1]["timeout-minutes"] > 0
+    assert steps[-1]["if"].startswith("${{ !cancelled()")
+    assert sum(step.get("timeout-minutes", 0) for step in steps) <= JOBS[key]["timeout-minutes"] - 10
+    (comparing,) = [step for step in steps if "--minutes" in step.get("run", "")]
+    assert int(re.search(r"--minutes (\d+)", comparing["run"])[1]) <= comparing["timeout-minutes"] - 10
+
+
+def test_site_does_not_wait_for_the_runner_that_failed() -> None:
+    assert JOBS["nightly.yml", "store"]["outputs"] == {"stored": "${{ steps.store.outputs.stored }}"}
+    assert [step.get("id") for step in JOBS["nightly.yml", "store"]["steps"]] == [None, "store"]
+    assert "needs.store.outputs.stored == 'true'" in JOBS["nightly.yml", "site"]["if"]
+
+
+def test_tests_run_with_a_browser_and_before_a_release() -> None:
+    assert set(JOBS["release.yml", "publish"]["needs"]) == {"build", "test"}
+    for key in (("ci.yml", "test"), ("release.yml", "test")):
+        browser, tests = JOBS[key]["steps"][-2:]
+        assert "command -v google-chrome" in browser["run"]
+        assert tests["run"] == "make test"
 
 
 def test_privileged_workflow_runs_nothing_of_the_pull_request() -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,35 +72,40 @@ def pages(path: str, items: str = ".[]") -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
 
 
-def artifacts(run: str, prefix: str) -> dict[str, bytes]:
-    """The newest artifact of each name in a run -> its zip file, of the names with this prefix.
-
-    Raises:
-        CiError: one is too large to be ours.
-    """
+def artifacts(run: str, prefix: str) -> dict[str, bytes | CiError]:
+    """The newest artifact of each name in a run -> its zip file, or why not; of the names with this prefix."""
     found: dict[str, dict[str, Any]] = {}
     for item in pages(f"repos/{{owner}}/{{repo}}/actions/runs/{run}/artifacts", ".artifacts[]"):
         name = str(item["name"])
         if name.startswith(prefix) and not item.get("expired") and item["id"] > found.get(name, {"id": -1})["id"]:
             found[name] = item
-    if large := [name for name, item in found.items() if item["size_in_bytes"] > LARGEST_ARTIFACT]:
-        raise CiError(f"artifacts over {LARGEST_ARTIFACT >> 20} MiB: {', '.join(large)}")
-    address = "repos/{owner}/{repo}/actions/artifacts"
-    return {name: _bytes("gh", "api", f"{address}/{item['id']}/zip") for name, item in found.items()}
+    return {name: _download(item) for name, item in found.items()}
 
 
-def unpack(data: bytes, folder: Path) -> Path:
+def _download(item: Mapping[str, Any]) -> bytes | CiError:
+    """One artifact that cannot be had is no reason to have none."""
+    if item["size_in_bytes"] > LARGEST_ARTIFACT:
+        return CiError(f"the artifact is over {LARGEST_ARTIFACT >> 20} MiB, too large to be ours")
+    try:
+        return _bytes("gh", "api", f"repos/{{owner}}/{{repo}}/actions/artifacts/{item['id']}/zip")
+    except CiError as error:
+        return error
+
+
+def unpack(data: bytes | CiError, folder: Path) -> Path:
     """Unpack an artifact of our own; zipfile itself keeps names inside the folder.
 
     Raises:
-        CiError: not a zip file, or larger than anything of ours.
+        CiError: not a zip file, or larger than anything of ours, or `artifacts` has not got it.
     """
+    if isinstance(data, CiError):
+        raise data
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(item.file_size for item in archive.infolist()) > LARGEST_FILE:
                 raise CiError(f"an artifact unpacks to more than {LARGEST_FILE >> 20} MiB")
             archive.extractall(folder)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise CiError(f"an artifact is no zip file: {error}") from error
     return folder
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tools.ci import reports
 from tools.ci.commands import BOT, CiError, api, artifacts, guarded, pages
-from tools.ci.reports import INVALID, REGRESSION, Report
+from tools.ci.reports import CLEAN, INVALID, REGRESSION, Report
 
 WORKFLOW = ".github/workflows/benchmark.yml"
 MARKER = "<!-- ropekern benchmark, run {run} -->"
@@ -35,7 +35,6 @@ class Run:
     number: int
     pull_request: int
     head: str
-    conclusion: str
     address: str
 
 
@@ -51,26 +50,35 @@ def read_run(run: Mapping[str, Any]) -> Run:
     is_ours = run["head_repository"]["full_name"] == ours and run["head_branch"] == "main"
     if run["event"] != "workflow_dispatch" or not is_ours or run["path"].partition("@")[0] != WORKFLOW or not title:
         raise CiError(f"run {run['id']} is not a benchmark that a maintainer started on main")
-    return Run(run["id"], int(title[1]), title[2], str(run["conclusion"]), run["html_url"])
+    return Run(run["id"], int(title[1]), title[2], run["html_url"])
 
 
 def read_reports(
-    found: Mapping[str, bytes], head: str, jobs: Sequence[Mapping[str, Any]] = ()
+    found: Mapping[str, bytes | CiError], head: str, jobs: Sequence[Mapping[str, Any]]
 ) -> dict[str, Report | str]:
-    """GPU label -> its report, or why there is none."""
+    """GPU label -> its report, or why there is none; of the jobs that ran, whatever else the run has uploaded."""
     labels = ((JOB.fullmatch(job["name"]), str(job["conclusion"])) for job in jobs)
-    results: dict[str, Report | str] = {label[1]: f"its job: {reports.plain(end)}" for label, end in labels if label}
+    ends = {label[1]: reports.plain(end) for label, end in labels if label and end != "skipped"}
+    results: dict[str, Report | str] = {label: f"its job: {end}" for label, end in ends.items()}
     for name, data in sorted(found.items()):
         label = LABEL.fullmatch(name)
-        if not label:
-            continue
-        try:
-            report = reports.from_zip(data)
-        except ValueError as error:
-            results[label[1]] = reports.plain(error)
-            continue
-        results[label[1]] = report if report.head == head else f"the report is of another commit, {report.head[:8]}"
+        if label and label[1] in ends:
+            results[label[1]] = _read(data, head, ends[label[1]])
     return results
+
+
+def _read(data: bytes | CiError, head: str, end: str) -> Report | str:
+    if isinstance(data, CiError):
+        return reports.plain(data)
+    try:
+        report = reports.from_zip(data)
+    except ValueError as error:
+        return reports.plain(error)
+    except Exception as error:  # made to be unreadable: the other GPUs' reports are shown all the same
+        return f"unreadable: {type(error).__name__}"
+    if report.head != head:
+        return f"the report is of another commit, {report.head[:8]}"
+    return report if (report.exit_code == CLEAN) == (end == "success") else replace(report, job=end)
 
 
 def render(run: Run, found: Mapping[str, Report | str], head_now: str) -> str:
@@ -78,8 +86,6 @@ def render(run: Run, found: Mapping[str, Report | str], head_now: str) -> str:
     lines = [MARKER.format(run=run.number), f"### Benchmark of {run.head[:8]}", ""]
     if head_now != run.head:
         lines += [f"The pull request has moved on to {head_now[:8]} since: these numbers are of an older commit.", ""]
-    if not found:
-        lines += [f"No report: the run ended with `{reports.plain(run.conclusion)}`.", ""]
     for label, report in found.items():
         lines += _section(label, report)
     lines += [
@@ -99,6 +105,8 @@ def _section(label: str, report: Report | str) -> list[str]:
         head = [f"**{label}: the run is invalid, nothing below may be believed** (`{report.why}`)"]
     else:
         head = [f"**{label}: {'regression' if report.exit_code == REGRESSION else 'no regression found'}**: {words}"]
+    if report.job:
+        head += ["", f"**Its job ended with `{report.job}`: job and report contradict each other, look at the log.**"]
     lines = [*head, "", f"`{report.machine}`, against {report.base[:8]}", ""]
     changed = [row for verdict in ("SLOWER", "FASTER") for row in report.of(verdict)]
     if changed:
@@ -134,6 +142,9 @@ def main(number: str) -> None:
     run = read_run(api(f"repos/{{owner}}/{{repo}}/actions/runs/{number}"))
     jobs = pages(f"repos/{{owner}}/{{repo}}/actions/runs/{number}/jobs", ".jobs[]")
     found = read_reports(artifacts(number, "compare-"), run.head, jobs)
+    if not found:  # such as a commit that is not the newest any more: what an earlier run has found stays
+        print("no GPU has compared anything: no comment")
+        return
     pull = api(f"repos/{{owner}}/{{repo}}/pulls/{run.pull_request}")
     print(post(run, render(run, found, str(pull["head"]["sha"]))))
 

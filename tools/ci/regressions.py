@@ -8,14 +8,16 @@ While it is open, each night compares the last good commit with main; when no ce
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,7 @@ def main() -> None:
     comparing.add_argument("--results", type=Path, default=Path("results"))
     comparing.add_argument("--comparisons", type=Path, required=True, help="what was compared in earlier nights")
     comparing.add_argument("--output", type=Path, required=True)
+    comparing.add_argument("--minutes", type=float, default=80.0, help="begin no comparison, and no cell, after that")
     comparing.add_argument("--python", default=".venv/bin/python")
     reporting = commands.add_parser("report", help="open and close issues")
     reporting.add_argument("--run", required=True, help="number of the run whose artifacts measured-* to take")
@@ -135,24 +138,43 @@ def _slowdown(older: Sequence[Path], newer: Sequence[Path]) -> float:
 
 
 def run_comparisons(options: argparse.Namespace, issues: Sequence[Open]) -> None:
-    """Compare main with the last good commit of each open issue, then the suspicions; reports lie under `output`.
+    """Compare main with the last good commit of open issues, and suspicions; reports lie under `output`.
 
     Raises:
-        CiError: none of the comparisons could be made.
+        CiError: there is no environment, or none of the comparisons could be made.
     """
     commits = git("rev-list", "--first-parent", "main").split()
     known = [path.stem for path in (options.comparisons / options.machine).glob("*.json") if _is_settled(path)]
-    again = [Pair(issue.good, commits[0]) for issue in issues if issue.machine == options.machine]
-    pairs = list(dict.fromkeys([*again, *suspicions(options.results, options.machine, commits, known)]))
-    print(f"{len(pairs)} pairs to compare" + (f", the first {MOST_PAIRS} tonight" if len(pairs) > MOST_PAIRS else ""))
+    again = {Pair(issue.good, commits[0]) for issue in issues if issue.machine == options.machine}
+    unsettled = [pair for pair in again if f"{pair.base[:8]}-{pair.head[:8]}" not in known]
+    pairs = tonight(unsettled, suspicions(options.results, options.machine, commits, known))
+    print(f"{len(pairs)} pairs to compare tonight")
+    if pairs and not Path(options.python).exists():
+        raise CiError(f"{options.python} is absent: `make env` makes it")
+    end = time.monotonic() + 60 * options.minutes
     codes = []
-    for pair in pairs[:MOST_PAIRS]:
+    for pair in pairs:
+        left = (end - time.monotonic()) / 60
+        if left <= 0:
+            print("time is up: the rest another night")
+            break
         folder = options.output / options.machine
         command = [options.python, "-m", "benchmarks", "compare", pair.base, pair.head, "--no-store"]
+        command += ["--minutes", f"{left:.1f}"]
         codes.append(subprocess.run([*command, "--output", str(folder)], check=False).returncode)
         print(f"{pair.base[:8]} -> {pair.head[:8]}: exit code {codes[-1]}", flush=True)
     if codes and not set(codes) & {0, REGRESSION, INVALID}:
         raise CiError("no comparison could be made: its own lines are above")
+
+
+def tonight(again: Iterable[Pair], suspected: Iterable[Pair]) -> list[Pair]:
+    """At most MOST_PAIRS by turns from open issues and suspicions, so that neither keeps the other waiting.
+
+    The issues' own order is another one whenever main has moved, so that none of them is always the last.
+    """
+    issues = sorted(again, key=lambda pair: hashlib.sha256(f"{pair.base}{pair.head}".encode()).digest())
+    turns = zip_longest(issues, suspected)
+    return list(dict.fromkeys(pair for turn in turns for pair in turn if pair))[:MOST_PAIRS]
 
 
 def _is_settled(path: Path) -> bool:

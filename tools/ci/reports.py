@@ -32,7 +32,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A comparison. `why` says why it may not be believed; empty for one that may be."""
+    """A comparison. `why` says why it may not be believed; empty for one that may be.
+
+    `job` is how its job ended, where that contradicts `exit_code`: GitHub's word, not the report's.
+    """
 
     base: str
     head: str
@@ -40,6 +43,7 @@ class Report:
     exit_code: int
     why: str
     rows: tuple[Row, ...]
+    job: str = ""
 
     def of(self, verdict: str) -> list[Row]:
         """The rows with a verdict, the largest difference first."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import merge, stored
 from tools.ci import reports
-from tools.ci.commands import CREDENTIALS, CiError, artifacts, git, guarded, succeeds, unpack
+from tools.ci.commands import CREDENTIALS, CiError, artifacts, git, guarded, set_outputs, succeeds, unpack
 
 BRANCH = "results"
 TRIES = 4
@@ -43,8 +43,15 @@ def main() -> None:
         fetch(options.remote, options.into, options.only_machine, options.comparisons)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            found = artifacts(options.run, "measured-")
-            push(options.remote, [unpack(data, Path(folder, name)) for name, data in found.items()])
+            sources, refused = [], []
+            for name, data in artifacts(options.run, "measured-").items():
+                try:
+                    sources.append(unpack(data, Path(folder, name)))
+                except CiError as error:
+                    refused.append(f"{name}: {error}")
+            refused += push(options.remote, sources)
+        if refused:
+            raise CiError("left out:\n" + "\n".join(refused))
 
 
 def fetch(remote: str, into: Path, only_machine: str | None = None, comparisons: Path | None = None) -> None:
@@ -71,12 +78,14 @@ def fetch(remote: str, into: Path, only_machine: str | None = None, comparisons:
                 shutil.rmtree(machine.parent)
 
 
-def push(remote: str, sources: Sequence[Path]) -> None:
+def push(remote: str, sources: Sequence[Path]) -> list[str]:
     """Merge folders, laid out as the branch is, into the branch; again where somebody else was faster.
+
+    Sets the output `stored` when the branch holds what fits; returns what does not fit, a line each: what one runner
+    got wrong is no reason to lose what the others have measured.
 
     Raises:
         CiError: there is nothing to push, or the branch cannot be pushed.
-        ValueError: a folder is truncated or foreign.
     """
     measured = [source / "results" for source in sources if (source / "results" / "benchmarks.json").exists()]
     if not measured:
@@ -85,24 +94,71 @@ def push(remote: str, sources: Sequence[Path]) -> None:
         with tempfile.TemporaryDirectory() as name:
             tree, joined = Path(name, "tree"), Path(name, "joined")
             _checkout(remote, tree)
-            # Tonight's runners share one ruler, which must agree; the branch may still have yesterday's.
-            merge.merge(measured, joined)
-            outcome = merge.merge([joined], tree / "results", benchmarks=joined / "benchmarks.json")
-            print("\n".join(outcome.lines))
+            refused = _join(measured, joined, tree / "results")
+            if not (tree / "results").exists():
+                raise CiError("nothing could be stored:\n" + "\n".join(refused))
             stored.load(tree / "results")
             for source in sources:
-                _keep_comparisons(source / "compare", tree / "comparisons")
+                try:
+                    _keep_comparisons(source / "compare", tree / "comparisons")
+                except ValueError as error:
+                    refused.append(f"{source.name}/compare: {error}")
             (tree / "README.md").write_text(README, encoding="utf-8")
             git("add", "--all", "--force", ".", folder=tree)
             if succeeds("diff", "--cached", "--quiet", folder=tree):
                 print("nothing new")
-                return
+                set_outputs({"stored": "true"})
+                return refused
             machines = ", ".join(sorted({path.parent.name for path in measured_files(measured)}))
             git("commit", "--quiet", "--message", f"Results of {machines}", folder=tree)
             if succeeds(*CREDENTIALS, "push", "--quiet", "origin", f"HEAD:refs/heads/{BRANCH}", folder=tree):
                 print(f"pushed {git('rev-parse', '--short', 'HEAD', folder=tree)} to {BRANCH}")
-                return
+                set_outputs({"stored": "true"})
+                return refused
     raise CiError(f"{BRANCH} could not be pushed in {TRIES} tries")
+
+
+def _join(measured: Sequence[Path], joined: Path, into: Path) -> list[str]:
+    """Merge folders of results into the branch's, each by itself; what does not fit, a line each.
+
+    Tonight's runners share one ruler, which must agree; the branch may still have yesterday's. So has a runner where
+    asv did not come to run, and it brings nothing new; of the others the one that measured last has the ruler.
+    """
+    branch = _texts(stored.load(into)) if into.exists() else {}
+    refused, ages = [], {}
+    for folder in measured:
+        try:
+            found = stored.load(folder)
+        except ValueError as error:
+            refused.append(f"{folder.parent.name}: {error}")
+            continue
+        if any(branch.get(key) != text for key, text in _texts(found).items()):
+            ages[folder] = _newest(found)
+        else:
+            print(f"{folder.parent.name}: nothing new")
+    for folder in sorted(ages, key=lambda folder: ages[folder], reverse=True):
+        try:
+            merge.merge([folder], joined)
+            outcome = merge.merge([folder], into, benchmarks=joined / "benchmarks.json")
+        except ValueError as error:
+            refused.append(f"{folder.parent.name}: {error}")
+        else:
+            print("\n".join(outcome.lines))
+    return refused
+
+
+def _texts(found: stored.Stored) -> dict[tuple[str, str], str]:
+    """As text, because n/a, which is not a number, is not equal to itself."""
+    return {key: json.dumps(content, sort_keys=True) for key, content in found.results.items()}
+
+
+def _newest(found: stored.Stored) -> int:
+    """When the newest benchmark was started; 0 where there is none."""
+    contents = found.results.values()
+    rows = (
+        zip(content["result_columns"], row, strict=False) for content in contents for row in content["results"].values()
+    )
+    return max((dict(row).get("started_at") or 0 for row in rows), default=0)
 
 
 def measured_files(folders: Sequence[Path]) -> list[Path]:
