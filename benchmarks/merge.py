@@ -14,6 +14,7 @@ from benchmarks.stored import (
     MACHINE_FORMAT,
     RESULTS_FORMAT,
     Stored,
+    alone,
     is_row_column,
     load,
     read_benchmarks,
@@ -65,7 +66,7 @@ def check(folder: Path, repository: Path) -> int:
 
 
 def merge(sources: Sequence[Path], into: Path, *, prefer: str = "newest", benchmarks: Path | None = None) -> Outcome:
-    """Merge folders of results into one; nothing is written unless everything can be.
+    """Merge folders of results into one; nothing is written unless everything can be. Another merge is waited for.
 
     A number beats n/a, and n/a beats a row that failed or was not measured. Of two numbers of one row the newest
     counts. asv keeps one time for a benchmark, not for a row: a row that was merged before is as new as its neighbours.
@@ -79,6 +80,11 @@ def merge(sources: Sequence[Path], into: Path, *, prefer: str = "newest", benchm
     Raises:
         ValueError: a file is truncated or foreign, or two folders do not fit together.
     """
+    with alone(into):
+        return _merge(sources, into, prefer, benchmarks)
+
+
+def _merge(sources: Sequence[Path], into: Path, prefer: str, benchmarks: Path | None) -> Outcome:
     is_there = (into / "benchmarks.json").exists() or any(into.glob("*/*.json"))
     merged, arriving = load(into) if is_there else Stored(), {source: load(source) for source in sources}
     known = _join_benchmarks({into: merged, **arriving}, strict=benchmarks is None)
@@ -95,6 +101,11 @@ def merge(sources: Sequence[Path], into: Path, *, prefer: str = "newest", benchm
         for name, text in stored.environments.items():
             if name not in merged.environments or _newest(stored, name[0]) > _newest(merged, name[0]):
                 merged.environments[name] = plan[into.joinpath(*name)] = text
+        for where, text in stored.shards.items():
+            known_lines = set(merged.shards.get(where, "").splitlines())
+            if new_lines := set(text.splitlines()) - known_lines:
+                joined = "".join(line + "\n" for line in sorted(known_lines | new_lines))
+                merged.shards[where] = plan[into / where[0] / "shards" / where[1]] = joined
         for key, content in stored.results.items():
             path, before = into.joinpath(*key), merged.results.get(key)
             merged.results[key], notes = _join_results(before, content, path, known, prefer)

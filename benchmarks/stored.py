@@ -3,6 +3,8 @@
 asv leaves out what it cannot read and publishes the rest, and writes a file in place.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -26,15 +28,16 @@ LONGEST_ENVIRONMENT_NAME = 127
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a folder holds. Keys of `results` and `environments` are a machine's name and a file's.
+    """What a folder holds. Keys of `results`, `environments` and `shards` are a machine's name and a file's.
 
-    `make bench` writes the environments; asv knows nothing of them.
+    `make bench` writes the environments, `run` what its shards measured where; asv knows nothing of them.
     """
 
     benchmarks: dict[str, dict[str, Any]] = field(default_factory=dict)
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     environments: dict[tuple[str, str], str] = field(default_factory=dict)
+    shards: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 def load(folder: Path) -> Stored:
@@ -65,6 +68,8 @@ def load(folder: Path) -> Stored:
         problems += _mismatches(folder / machine / name, content, stored.machines.get(machine))
     for path in sorted(folder.glob("*/environment*.txt")):
         stored.environments[path.parent.name, path.name] = path.read_text(encoding="utf-8")
+    for path in sorted(folder.glob("*/shards/*.jsonl")):
+        stored.shards[path.parents[1].name, path.name] = path.read_text(encoding="utf-8")
     if problems:
         raise ValueError("\n".join(problems))
     return stored
@@ -136,6 +141,40 @@ def write(path: Path, text: str) -> None:
         raise
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until nobody else changes a folder of results, and keep others waiting meanwhile. It is made if absent.
+
+    The lock is a file in it, which is removed again, for the folder is committed; so is a new folder that stays empty.
+    """
+    path, is_new = folder / ".lock", not folder.exists()
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # something is in it
+                folder.rmdir()
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """A descriptor that holds the lock; whoever held it before may have removed its file, then another one counts."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+
 def _read(path: Path, version: int) -> dict[str, Any]:
     """A JSON object of this format version, without that version."""
     try:
@@ -196,9 +235,9 @@ def _entry_problem(columns: list[str], entry: object) -> str:
     if not isinstance(entry, list) or len(entry) > len(columns):
         return "not a list of its columns"
     values: Mapping[str, Any] = dict(zip(columns, entry, strict=False))
-    axes = values.get("params")
-    if not isinstance(axes, list) or not _are_axes(axes):
-        return "no parameter axes"
+    axes, version = values.get("params"), values.get("version")
+    if not isinstance(axes, list) or not _are_axes(axes) or not isinstance(version, str):
+        return "no parameter axes" if isinstance(version, str) else "no version"
     for column, value in values.items():
         if not is_row_column(column) or value is None:
             continue

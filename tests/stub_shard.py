@@ -31,8 +31,9 @@ def main(commit, folder):
             if plan.get(commit) == "broken":
                 raise ImportError("cannot import name 'apply_rope_'")
             return {
-                "commit": "",
+                "commit": plan.get(f"commit {commit}", ""),
                 "ropekern": "here",
+                "sources": plan.get(f"sources {commit}", commit),
                 "versions": {"torch": "1"},
                 "can_fork": bool(plan.get("forks", True)),
             }
@@ -52,7 +53,8 @@ def main(commit, folder):
             if what == "hang":
                 time.sleep(600)
             if what:
-                raise RuntimeError(what)
+                name, _, text = what.partition(": ")
+                raise type(name, (Exception,), {})(text)
             return {}
 
         def sample(self, _):

@@ -9,12 +9,15 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from benchmarks import cli, stored
+from benchmarks import merge as module
 from benchmarks.merge import check, merge
 
 asv_results = pytest.importorskip("asv.results")
@@ -170,6 +173,41 @@ def test_second_merge_changes_nothing(roots) -> None:
     assert files(into) == before
 
 
+def test_two_merges_at_once_lose_nothing(roots, monkeypatch) -> None:
+    first, second, into = roots
+    store(first, {0: 1.0})
+    store(second, {1: 2.0}, hours=1)
+    load = stored.load
+
+    def slow(folder: Path) -> stored.Stored:
+        found = load(folder)
+        time.sleep(0.2)
+        return found
+
+    monkeypatch.setattr(module, "load", slow)
+    threads = [threading.Thread(target=merge, args=([source], into)) for source in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(medians(into).values())[:2] == pytest.approx([1.0, 2.0])
+    assert not list(into.rglob(".*"))
+
+
+def test_where_rows_were_measured_is_carried(roots, tmp_path) -> None:
+    first, second, into = roots
+    for folder, lines in ((first, "a b"), (second, "c b")):
+        store(folder, {0: 1.0})
+        (folder / "h100" / "shards").mkdir()
+        (folder / "h100" / "shards" / "r.jsonl").write_text("".join(f'"{line}"\n' for line in lines.split()))
+    merge([first, second], into)
+    path = into / "h100" / "shards" / "r.jsonl"
+    assert path.read_text() == '"a"\n"b"\n"c"\n'
+    assert merge([second], into).changed == []
+    merge([second, first], tmp_path / "other")
+    assert (tmp_path / "other" / "h100" / "shards" / "r.jsonl").read_text() == path.read_text()
+
+
 def test_appended_axis_value_keeps_old_rows(roots) -> None:
     first, second, _ = roots
     store(first, {0: 1.0, 3: 4.0})
@@ -253,6 +291,7 @@ def spoil(path: Path, **changes: object) -> None:
         (lambda p: spoil(p, commit_hash="b" * 40), "its content is that of bbbbbbbb-virtualenv-py3.12.json"),
         (lambda p: spoil(p, params={"machine": "h200"}), "machine is 'h200', machine.json says 'h100'"),
         (lambda p: spoil(p, results={NAME: [[1.0], AXES, "1"]}), "result does not have the 4 rows of its parameters"),
+        (lambda p: spoil(p, results={NAME: [[1.0] * 4, AXES]}), f"aaaaaaaa-.*{NAME}: no version"),
         (lambda p: spoil(p, result_columns=["result"]), "it has no result_columns"),
         (lambda p: (p.parent / "machine.json").unlink(), "left out by asv: machine.json beside it is missing"),
         (lambda p: (p.parent / "machine.json").write_text("{"), "machine.json is truncated"),

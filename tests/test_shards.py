@@ -58,10 +58,10 @@ def stage(tmp_path, monkeypatch):
             python = tmp_path / f"python-{letter}"
             python.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/stub_shard.py {letter} {tmp_path} "$@"\n')
             python.chmod(python.stat().st_mode | stat.S_IXUSR)
-            arms.append(plan.Arm(Commit(letter, hash_of(letter)), str(python), ABOUT))
+            arms.append(plan.Arm(Commit(letter, hash_of(letter)), str(python), ABOUT, sources=letter))
         folder = tmp_path / "runs" / "r"
         folder.mkdir(parents=True, exist_ok=True)
-        plan.Plan("ruler", place, tuple(arms), tuple(cells)).save(folder)
+        plan.Plan("ruler", place, tuple(arms), tuple(cells), plan.versions_of(cells)).save(folder)
         by_hash = {arm.commit.commit_hash: arm for arm in arms}
 
         def build(commit, _):
@@ -69,6 +69,7 @@ def stage(tmp_path, monkeypatch):
             return arm.python, arm.about
 
         monkeypatch.setattr(environments, "build", build)
+        monkeypatch.setattr(environments, "sources_digest", lambda commit: commit.name)
         return folder
 
     return make
@@ -232,24 +233,194 @@ def device_of(folder, start):
     return next(one.device for one in journal.read(folder) if one.about["start"] == start)
 
 
+def test_interrupted_on_another_device(stage, monkeypatch):
+    """What is missing was measured there, then it was killed: a rerun there measures the rest of that cell."""
+    folder = stage({f"c {cell.num_tokens}": "crash" for cell in CELLS})
+    measure(folder)
+    stage()
+    monkeypatch.setenv("SLURMD_NODENAME", "elsewhere")
+    real = job._Work._measure
+
+    def dying(self, cell, commit):
+        real(self, cell, commit)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job._Work, "_measure", dying)
+    for start in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            measure(folder, CELLS[:1], start=start)
+    monkeypatch.setattr(job._Work, "_measure", real)
+    assert measure(folder, CELLS[:1], start=4) == 1
+    assert 1 not in left(folder)
+    assert Counter(row.commit for row in rows(folder) if row.samples and row.cell == CELLS[0].name) == {
+        hash_of("a"): 2,
+        hash_of("b"): 2,
+        hash_of("c"): 1,
+    }
+
+
 def test_failed_for_good(stage, results, capsys):
-    """The process was well and said no: tried again when asked. A broken commit is asked once, not for each row."""
+    """The process was well and said no: tried again when asked. A commit without a process: by every rerun."""
     folder = stage({"c 128": "UnsupportedError: not at this commit", "b": "broken"})
     assert command(folder, results) == 1
     out = capsys.readouterr()
-    assert f"cccccccc, {CELLS[2].name}: RuntimeError: UnsupportedError: not at this commit" in out.out
-    assert "7 of 12 rows measured, 5 failed, 0 left" in out.err
+    assert f"cccccccc, {CELLS[2].name}: UnsupportedError: not at this commit" in out.out
+    assert "7 of 12 rows measured, 1 failed, 4 left" in out.err
     stored = json.loads((results / "m" / "cccccccc-virtualenv-py3.11.json").read_text())
     values = stored["results"]["bench_cpu.Cpu.time_native"][0]
     assert values[:4] == [pytest.approx(1e-5), pytest.approx(16e-5), None, pytest.approx(512e-5)]
     measured = len(rows(folder))
     stage()
     assert command(folder, results) == 1
-    assert len(rows(folder)) == measured
+    assert len(rows(folder)) == measured + 4
+    assert "11 of 12 rows measured, 1 failed, 0 left" in capsys.readouterr().err
     assert command(folder, results, "--retry-failed") == 0
     assert len(rows(folder)) == measured + 5
     stored = json.loads((results / "m" / "cccccccc-virtualenv-py3.11.json").read_text())
     assert stored["results"]["bench_cpu.Cpu.time_native"][0][2] == pytest.approx(128e-5)
+
+
+@pytest.mark.parametrize(
+    ("what", "is_final"),
+    [
+        ("OSError: [Errno 28] No space left on device", False),
+        ("AcceleratorError: CUDA error: uncorrectable ECC error encountered", False),
+        ("RuntimeError: no ImportError, but a GPU that fell off the bus", False),
+        ("CheckError: native differs from the oracle", True),
+        ("ImportError: cannot import name 'apply_rope_'", True),
+    ],
+)
+def test_what_may_pass(stage, what, is_final):
+    """Only what a commit says of itself is final."""
+    folder = stage({"b 16": what})
+    assert measure(folder) == 11
+    assert (left(folder) == {}) == is_final
+    assert {row.error for row in rows(folder) if row.error} == {what}
+    stage()
+    assert measure(folder, start=2) == (0 if is_final else 1)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words"),
+    [({"sources b": "x"}, "here is not the code of bbb"), ({"commit b": "x"}, "here is of commit x, wanted bbb")],
+)
+def test_other_code_is_installed(stage, behaviour, words):
+    folder = stage(behaviour)
+    assert measure(folder) == 8
+    assert {words in row.error for row in rows(folder) if row.commit == hash_of("b")} == {True}
+    stage()
+    assert measure(folder, start=2) == 4, "it may be mended: nothing of it is final"
+
+
+def test_the_same_command_again(stage, results, tmp_path, monkeypatch):
+    """Its parent was killed: its shards keep their plan, and environments are touched when they are done."""
+    from benchmarks.shards import command as module
+
+    folder = stage({"seconds": 0.2})
+    run_plan = plan.load(folder)
+    monkeypatch.setattr(commits, "resolve", lambda *_: [arm.commit for arm in run_plan.arms[::-1]])
+    monkeypatch.setattr(environments, "ruler_version", lambda: "ruler")
+    monkeypatch.setattr(module, "_cells", lambda *_: list(CELLS))
+    job.assign(folder, 1, [[cell.name for cell in CELLS]], forgive=False)
+    jobs = engine.submit(engine.LOCAL, folder, plan.keep_ruler(folder), 1, 1, engine.Options(), [])
+    seen, build, save = [], environments.build, plan.Plan.save
+
+    def watched_build(commit, arm):
+        seen.append(len(engine.states(jobs)))
+        return build(commit, arm)
+
+    def watched_save(self, where):
+        save(self, where)
+        assert len(plan.load(where).measurable) == 3
+
+    monkeypatch.setattr(environments, "build", watched_build)
+    monkeypatch.setattr(plan.Plan, "save", watched_save)
+    assert command(folder, results, "c", "b", "a", "--device", "cpu") == 0
+    assert seen == [0, 0, 0]
+    assert len(log(tmp_path)) == 12
+    monkeypatch.setattr(environments, "build", _no_environment)
+    with pytest.raises(ValueError, match="no commit can be installed"):
+        module._install(plan.load(folder), 0.0)
+
+
+def _no_environment(*_):
+    raise ValueError("asv cannot")
+
+
+def test_order_is_no_part_of_a_name():
+    arms = tuple(plan.Arm(Commit(letter, hash_of(letter))) for letter in COMMITS)
+    one, other = plan.Plan("r", "cpu", arms, CELLS), plan.Plan("r", "cpu", arms[::-1], CELLS[::-1])
+    assert one.name == other.name != plan.Plan("r", "cpu", arms[1:], CELLS).name
+
+
+def test_one_build_at_a_time(tmp_path, monkeypatch):
+    """Whoever builds the same environment is waited for."""
+    folder = tmp_path / environments.FOLDER
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setattr("asv.config.Config.load", _no_environment)
+    script = f"touch {tmp_path}/held; sleep 0.7; touch {tmp_path}/done"
+    with subprocess.Popen(["flock", str(folder / "x.lock"), "sh", "-c", script]):
+        wait((tmp_path / "held").exists)
+        with pytest.raises(ValueError, match="asv cannot"):
+            environments.build(Commit("a", hash_of("a")), "x")
+        assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda known: known.clear(), "does not know bench_cpu.Cpu.time_native"),
+        (lambda known: known["bench_cpu.Cpu.time_native"].update(version="0"), "in version 0, this run's ruler has 1"),
+        (None, "benchmarks.json is missing"),
+    ],
+)
+def test_results_of_another_ruler(stage, results, tmp_path, capsys, change, words):
+    """Refused before anything is measured, unless nothing is to be stored."""
+    folder, path = stage(), results / "benchmarks.json"
+    if change is None:
+        path.unlink()
+    else:
+        known = json.loads(path.read_text())
+        version = known.pop("version")
+        change(known)
+        path.write_text(json.dumps({**known, "version": version}))
+    assert command(folder, results) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "log").exists()
+    assert command(folder, results, "--no-store") == 0
+
+
+def test_new_to_which_machine(tmp_path, monkeypatch):
+    """This one's results count, not those of any machine."""
+    from benchmarks.shards import command as module
+    from tools import machine
+
+    asked = []
+    monkeypatch.setattr(commits, "resolve", lambda words, results, name: asked.append(name) or [])
+    monkeypatch.setattr(machine, "gpu_names", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr(machine, "cpu_name", lambda: "AMD EPYC 9654")
+    for more in (["--device", "cuda"], ["--device", "cpu"], ["--device", "cpu", "--machine", "m"]):
+        parser = module.argparse.ArgumentParser()
+        module.add_command(parser.add_subparsers())
+        module._wanted(parser.parse_args(["run", "NEW", "--folder", str(tmp_path), "--results", str(tmp_path), *more]))
+    assert asked == ["h200", "cpu-amd-epyc-9654", "m"]
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["gres=gpu:h100:1"], "cuda"),
+        (["qos=high", "gpus-per-task=1"], "cuda"),
+        (["gres=craynetwork:1"], "cpu"),
+        ([], "cpu"),
+    ],
+)
+def test_a_clusters_place(words, place):
+    from benchmarks.shards import command as module
+
+    options = module.argparse.Namespace(device=None, executor="slurm", gres=None, slurm=words)
+    assert module._place(options) == place
 
 
 def test_a_full_disk(stage):
@@ -354,7 +525,7 @@ def test_a_damaged_journal(stage):
 
 
 def test_which_rows_count():
-    """The device with most commits of a cell; a number before a failure; the first of two."""
+    """The device with most samples of a cell, then most commits; a number before a failure; the first of two."""
 
     def row(commit, *, samples=(1.0,), error="", final=False, seconds=0.0):
         return Row("x", commit, 0.0, seconds, list(samples), error, final)
@@ -369,6 +540,9 @@ def test_which_rows_count():
     table.add("g2", row("a", seconds=9.0))
     assert table.of("x", "g2")["a"].seconds == 0.0
     assert table.best("y") == ("", {})
+    table.add("g2", row("c", samples=(), error="no", final=True))
+    table.add("g1", row("b"))
+    assert table.best("x")[0] == "g1", "two numbers are more than one and two failures"
 
 
 def test_share():
@@ -403,6 +577,7 @@ def test_another_run_in_the_folder(stage, results, capsys):
     [
         (["no-such-commit"], "rev-parse --verify --end-of-options no-such-commit^{commit} failed"),
         (["HEAD..HEAD"], "HEAD..HEAD: no commit to measure"),
+        (["NEW", "--executor", "slurm"], "NEW with --executor slurm needs --machine"),
         (["HEAD", "--shards", "0"], "--shards must be 1 or more, got 0"),
         (["HEAD", "--provider", "cutlass"], "--provider must be among"),
         (["HEAD", "--provider", "flashinfer", "--device", "cuda", "--smoke"], "--smoke measures triton"),
@@ -436,6 +611,7 @@ def test_commits(tmp_path, monkeypatch):
     assert found("main~3..main") == every[1:]
     assert found("main^!") == every[3:]
     assert found("HEAD", every[0][:7], "main") == [every[3], every[0]]
+    assert found(every[2], "main~3..main~1", every[0]) == [every[2], every[1], every[0]]
     assert found("NEW") == every
     for machine, number in (("m", 1), ("n", 2)):
         (tmp_path / "results" / machine).mkdir(parents=True)

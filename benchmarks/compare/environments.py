@@ -67,7 +67,7 @@ def resolve(base: str, head: str) -> tuple[Commit, Commit, list[str]]:
 def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
     """The interpreter of an environment that has this commit, and what asv would file its results under.
 
-    Each arm has an environment of its own, kept for the next comparison.
+    Each arm has an environment of its own, kept for the next comparison. Whoever else builds it is waited for.
 
     Args:
         commit: what to install.
@@ -84,7 +84,7 @@ def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
 
     # asv looks for its Python on PATH: let it find this one, as `make bench` does.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
-    with contextlib.chdir(ROOT), contextlib.redirect_stdout(sys.stderr):
+    with _building(arm), contextlib.chdir(ROOT), contextlib.redirect_stdout(sys.stderr):
         conf = Config.load("asv.conf.json")
         for plugin in conf.plugins:
             plugin_manager.import_plugin(plugin)
@@ -104,6 +104,16 @@ def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
             "date": repo.get_date(commit.commit_hash),
         }
         return str(environment.find_executable("python")), about
+
+
+@contextlib.contextmanager
+def _building(arm: str) -> Iterator[None]:
+    """One at a time: two runs of one commit that build its environment at once would destroy each other's."""
+    path = ROOT / FOLDER / f"{arm}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """0 all measured, 1 something failed or is left for a rerun, 130 interrupted; errors raise ValueError."""
     from benchmarks.compare import environments
-    from benchmarks.shards import plan
+    from benchmarks.shards import gather, plan
 
     if options.shards is not None and options.shards < 1:
         raise ValueError(f"--shards must be 1 or more, got {options.shards}")
@@ -57,11 +57,15 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(_forecast(wanted, folder, options.results))
         return 0
+    if not options.no_store:
+        gather.assert_storable(wanted, options.results)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
+        wanted = wanted.resumed(folder)
         wanted.save(folder)  # before anything is built: another run's folder is refused
         ruler = plan.keep_ruler(folder)
         try:
+            _see_off(wanted, folder, start)
             wanted = _install(wanted, start)
             wanted.save(folder)
             _say(start, f"{len(wanted.arms)} commits x {len(wanted.cells)} cells on {wanted.place}, in {folder}")
@@ -81,8 +85,10 @@ def _wanted(options: argparse.Namespace) -> tuple[Any, Path]:
         return plan.load(options.folder), options.folder
     place = _place(options)
     cells = _cells(place, options)
-    found = commits.resolve(options.commits or ["HEAD"], options.results, options.machine)
-    wanted = plan.Plan(environments.ruler_version(), place, tuple(plan.Arm(one) for one in found), tuple(cells))
+    words = options.commits or ["HEAD"]
+    machine = _machine(options, place) if commits.NEW in words else ""
+    arms = tuple(plan.Arm(one) for one in commits.resolve(words, options.results, machine))
+    wanted = plan.Plan(environments.ruler_version(), place, arms, tuple(cells), plan.versions_of(cells))
     return wanted, options.folder or environments.ROOT / plan.FOLDER / wanted.name
 
 
@@ -93,8 +99,23 @@ def _place(options: argparse.Namespace) -> str:
     if options.device is not None:
         return str(options.device)
     if options.executor == "slurm":
-        return "cuda" if options.gres or any(word.startswith("gpus") for word in options.slurm) else "cpu"
+        return "cuda" if options.gres or any(map(_asks_for_gpus, options.slurm)) else "cpu"
     return "cpu" if gpu.reason_absent() else "cuda"
+
+
+def _asks_for_gpus(word: str) -> bool:
+    """Whether one of --slurm's words does: gpus=1, gpus-per-task=1, gres=gpu:h100:1."""
+    return word.startswith("gpus") or (word.startswith("gres=") and "gpu" in word)
+
+
+def _machine(options: argparse.Namespace, place: str) -> str:
+    """Whose results say what is NEW: another kind of machine may have measured it, this one has not."""
+    from tools import machine
+
+    if options.machine or options.executor == "local":
+        gpus = [] if place == "cpu" else machine.gpu_names()
+        return str(options.machine or machine.machine_name(gpus, machine.cpu_name()))
+    raise ValueError("NEW with --executor slurm needs --machine: what is new depends on where it is measured")
 
 
 def _cells(place: str, options: argparse.Namespace) -> list[Any]:
@@ -117,24 +138,31 @@ def _install(wanted: Any, start: float) -> Any:
     for number, arm in enumerate(wanted.arms, start=1):
         try:
             python, about = environments.build(arm.commit, arm.commit.commit_hash[:12])
-            arms.append(replace(arm, python=python, about=about, why=""))
+            sources = environments.sources_digest(arm.commit)
+            arms.append(replace(arm, python=python, about=about, why="", sources=sources))
             _say(start, f"{arm.commit} is installed ({number} of {len(wanted.arms)})")
         except ValueError as error:
-            arms.append(replace(arm, why=str(error)))
+            arms.append(replace(arm, python="", why=str(error)))
             _say(start, str(error))
     if not any(arm.python for arm in arms):
         raise ValueError("no commit can be installed; the lines above say why")
     return replace(wanted, arms=tuple(arms))
 
 
-def _measure(wanted: Any, folder: Path, ruler: Path, options: argparse.Namespace, start: float) -> None:
-    """See earlier shards off, then share out what is left and see that off."""
-    from benchmarks.shards import costs, engine, job, journal, plan
+def _see_off(wanted: Any, folder: Path, start: float) -> None:
+    """Wait for shards of an earlier start, which need the environments as they are."""
+    from benchmarks.shards import engine
 
     jobs = engine.earlier(folder)
     if states := engine.states(jobs):
         _say(start, f"{len(states)} shards of an earlier start are still there: waiting for them")
         _watch(wanted, folder, jobs, start)
+
+
+def _measure(wanted: Any, folder: Path, ruler: Path, options: argparse.Namespace, start: float) -> None:
+    """Share out what is left, and see that off."""
+    from benchmarks.shards import costs, engine, job, journal, plan
+
     hashes = [arm.commit.commit_hash for arm in wanted.measurable]
     table = journal.Table(journal.read(folder), forgive=options.retry_failed)
     left = {cell: missing for cell in wanted.cells if (missing := table.missing(cell.name, hashes))}
@@ -213,11 +241,8 @@ def _conclude(wanted: Any, folder: Path, options: argparse.Namespace, start: flo
         print(line)
     if journals and not options.no_store:
         machine = gather.machine_of(folder, options.machine, wanted.place)
-        try:
-            for line in gather.gather(folder, wanted, journals, table, machine, options.results):
-                print(line)
-        except KeyError as error:
-            raise ValueError(f"{options.results}/benchmarks.json does not know {error}: `asv run` renews it") from error
+        for line in gather.gather(folder, wanted, journals, table, machine, options.results):
+            print(line)
     _say(
         start, f"{progress.measured} of {progress.wanted} rows measured, {progress.failed} failed, {progress.left} left"
     )

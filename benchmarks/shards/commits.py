@@ -29,7 +29,7 @@ def resolve(words: Sequence[str], results: Path, machine: str = "") -> list[Comm
             found = {each: each[:8] for each in git("rev-list", "--first-parent", "--reverse", word, "--").split()}
         else:
             found = {git("rev-parse", "--verify", "--end-of-options", f"{word}^{{commit}}"): word}
-        hashes = found | hashes
+        hashes |= {each: name for each, name in found.items() if each not in hashes}
     if not hashes:
         raise ValueError(f"{' '.join(words)}: no commit to measure")
     return [Commit(name, each) for each, name in hashes.items()]

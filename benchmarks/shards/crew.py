@@ -10,6 +10,16 @@ from typing import Any
 from benchmarks.compare.cells import Cell
 from benchmarks.compare.processes import AnsweredError, Process, WorkerError
 
+_FINAL = {
+    *("UnsupportedError", "NotImplementedError", "CheckError", "ImportError", "ModuleNotFoundError"),
+    *("AttributeError", "TypeError"),
+}
+"""What a commit says of itself. Everything else (a full disk, a GPU that is off the bus) may pass."""
+
+
+class RefusedError(AnsweredError):
+    """The process was asked to prepare a cell and says that its commit cannot: another try would fail as well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -31,16 +41,20 @@ class Crew:
     for a process of its own.
     """
 
-    def __init__(self, pythons: dict[str, str], place: str, folder: Path, limits: Limits) -> None:
+    def __init__(
+        self, pythons: dict[str, str], sources: dict[str, str], place: str, folder: Path, limits: Limits
+    ) -> None:
         """Nothing is started yet.
 
         Args:
             pythons: commit -> interpreter of its environment.
+            sources: commit -> what worker.sources_digest must make of what is installed there.
             place: torch device.
             folder: an empty one outside any checkout.
             limits: of time.
         """
-        self.pythons, self.place, self.folder, self.limits = pythons, place, folder, limits
+        self.pythons, self.sources = pythons, sources
+        self.place, self.folder, self.limits = place, folder, limits
         self._processes: dict[str, Process] = {}
         self._broken: dict[str, WorkerError] = {}
         self.versions: dict[str, dict[str, str]] = {}
@@ -78,12 +92,12 @@ class Crew:
         """Samples in seconds, all of one fresh process.
 
         Raises:
-            AnsweredError: the process says why there are none.
-            WorkerError: it crashed or hung.
+            RefusedError: the commit cannot.
+            WorkerError: the process crashed, hung or met with a fault.
         """
         process, limits = self._fork(commit), self.limits
         try:
-            process.ask("prepare", limits.prepare_seconds, cell=cell.message())
+            _prepare(process, cell, limits.prepare_seconds)
             samples = [process.ask("sample", limits.sample_seconds)["seconds"] for _ in range(limits.samples)]
         except AnsweredError:
             self._end(commit)
@@ -144,6 +158,9 @@ class Crew:
             about = self._processes[commit].wait_until_ready(self.limits.hello_seconds)
             if about["commit"] not in {"", commit}:
                 raise AnsweredError(f"{about['ropekern']} is of commit {about['commit']}, wanted {commit}")
+            if about["sources"] != self.sources[commit]:
+                where = f"{about['ropekern']} is not the code of {commit}"
+                raise AnsweredError(f"{where}: remove the environment of {self.pythons[commit]} and run again")
             self.versions[commit] = about["versions"]
         except WorkerError as error:
             self._drop(commit)
@@ -151,3 +168,12 @@ class Crew:
 
     def _drop(self, commit: str) -> None:
         self._processes.pop(commit).close()
+
+
+def _prepare(process: Process, cell: Cell, seconds: float) -> None:
+    try:
+        process.ask("prepare", seconds, cell=cell.message())
+    except AnsweredError as error:
+        if str(error).partition(":")[0] in _FINAL:
+            raise RefusedError(str(error)) from error
+        raise

@@ -42,6 +42,29 @@ def machine_of(folder: Path, name: str, place: str) -> dict[str, str]:
     return machine.machine_fields(name or machine.machine_name(gpus, kind), gpus)
 
 
+def assert_storable(plan: Plan, results: Path) -> None:
+    """asv's results know the run's benchmarks, in the versions that its ruler has.
+
+    Args:
+        plan: the run's.
+        results: asv's folder of results.
+
+    Raises:
+        ValueError: they do not: the numbers would be filed under another ruler's version, or nowhere.
+    """
+    path = results / "benchmarks.json"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: `make bench` or `asv run` writes it")
+    known = stored.read_benchmarks(path)
+    for name, version in plan.versions.items():
+        if name not in known:
+            raise ValueError(f"{path} does not know {name}: `asv run` renews it")
+        if (there := known[name]["version"]) != version:
+            raise ValueError(
+                f"{path} has {name} in version {there}, this run's ruler has {version}: `asv run` renews it"
+            )
+
+
 def gather(
     folder: Path, plan: Plan, journals: Sequence[Journal], table: Table, machine: Mapping[str, str], results: Path
 ) -> list[str]:
@@ -64,13 +87,12 @@ def gather(
     """
     if kinds := {one.about["device"]["name"] for one in journals} - {device.claimed(folder)}:
         raise ValueError(f"{folder}: journals of {', '.join(sorted(kinds))} lie among those of another device")
+    assert_storable(plan, results)  # once more: measuring may have taken hours
     best = {cell: table.best(cell.name) for cell in plan.cells}
     stored.write(folder / "rows.csv", _as_csv(plan, best, machine["machine"]))
     own = folder / "results"
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir()
-    if not (results / "benchmarks.json").exists():
-        raise ValueError(f"{results}/benchmarks.json is missing: `make bench` or `asv run` writes it")
     shutil.copy(results / "benchmarks.json", own)
     for arm in plan.measurable:
         rows = {cell: found[arm.commit.commit_hash] for cell, (_, found) in best.items() if _has(arm, found)}

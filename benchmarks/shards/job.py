@@ -12,13 +12,10 @@ from typing import Any
 
 from benchmarks import stored
 from benchmarks.compare.cells import Cell
-from benchmarks.compare.processes import AnsweredError, WorkerError
+from benchmarks.compare.processes import WorkerError
 from benchmarks.compare.worker import die_with_parent
 from benchmarks.shards import device, journal, plan
-from benchmarks.shards.crew import Crew, Limits
-
-_PASSING = ("MeasuringError", "OutOfMemoryError")
-"""What a process says of a GPU that is throttled or full: another time it may not be."""
+from benchmarks.shards.crew import Crew, Limits, RefusedError
 
 
 def assign(folder: Path, start: int, shards: list[list[str]], *, forgive: bool) -> None:
@@ -61,10 +58,11 @@ def measure(folder: Path, start: int, shard: int, limits: Limits) -> int:
     order = json.loads(_order(folder, start, shard).read_text(encoding="utf-8"))
     run_plan = plan.load(folder)
     pythons = {arm.commit.commit_hash: arm.python for arm in run_plan.measurable}
+    sources = {arm.commit.commit_hash: arm.sources for arm in run_plan.measurable}
     mine = set(order["cells"])
     with (
         tempfile.TemporaryDirectory(prefix="shard-") as temporary,
-        closing(Crew(pythons, run_plan.place, Path(temporary), limits)) as crew,
+        closing(Crew(pythons, sources, run_plan.place, Path(temporary), limits)) as crew,
     ):
         with device.turn("cpu") if run_plan.place == "cpu" else nullcontext():  # importing would disturb who measures
             crew.start(pythons)
@@ -97,38 +95,37 @@ class _Work:
         """Measure a cell at the commits that are missing.
 
         Where most of it was measured on another device, it is measured here as a whole, since base and head must share
-        one; what is missing comes first, for where that fails again the rest would be measured for nothing.
+        one; what is missing comes first, for where that fails again the rest would be measured for nothing. What counts
+        is what this device holds by now: a shard that was interrupted between the two has left the first part done.
         """
         owner, _ = self.table.best(cell.name)
-        missing = self._lacking(cell, self.table.missing(cell.name, self.commits))
-        rows = [self._measure(cell, commit) for commit in missing]
-        if owner not in {"", self.device} and any(row.samples for row in rows):
-            for commit in self._lacking(cell, self.commits):
-                if commit not in missing:
-                    self._measure(cell, commit)
+        absent = self.table.missing(cell.name, self.commits)
+        for commit in self._lacking(cell, absent):
+            self._measure(cell, commit)
+        here = self.table.of(cell.name, self.device)
+        if owner not in {"", self.device} and any(commit in here and here[commit].samples for commit in absent):
+            for commit in self._lacking(cell, [commit for commit in self.commits if commit not in absent]):
+                self._measure(cell, commit)
 
     def _lacking(self, cell: Cell, commits: list[str]) -> list[str]:
         """Those that this device has not settled."""
         here = self.table.of(cell.name, self.device)
         return [commit for commit in commits if commit not in here or not journal.is_settled(here[commit])]
 
-    def _measure(self, cell: Cell, commit: str) -> journal.Row:
+    def _measure(self, cell: Cell, commit: str) -> None:
         with device.turn(self.turn):
             began, clock = time.time(), time.monotonic()
             samples: list[float] = []
             error, is_final = "", False
             try:
                 samples = self.crew.measure(cell, commit)
-            except AnsweredError as why:
-                error, is_final = str(why), not any(word in str(why) for word in _PASSING)
             except WorkerError as why:
-                error = str(why)
+                error, is_final = str(why), isinstance(why, RefusedError)
             seconds = time.monotonic() - clock
         row = journal.Row(cell.name, commit, round(began, 3), round(seconds, 3), samples, error, is_final)
         self.writer.add(row)
         self.table.add(self.device, row)
         self.measured += bool(samples)
-        return row
 
 
 def _meet(crew: Crew, place: str, commits: list[str]) -> dict[str, Any]:

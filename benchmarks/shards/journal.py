@@ -4,7 +4,7 @@ was given up for lost and is not cannot spoil another's.
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,14 +139,15 @@ class Table:
         return self._rows.get(cell, {}).get(device, {})
 
     def best(self, cell: str) -> tuple[str, dict[str, Row]]:
-        """The device that has most commits of a cell, the first of several, and its rows; they are what counts.
+        """The device that has most commits of a cell, and its rows; they are what counts. Samples count before failures
+        for good, and of several devices the first.
 
         Base and head of a cell must come from one GPU, so what other devices have of it is left out.
         """
         devices = self._rows.get(cell, {})
         if not devices:
             return "", {}
-        device = max(devices, key=lambda name: sum(is_settled(row) for row in devices[name].values()))
+        device = max(devices, key=lambda name: _worth(devices[name].values()))
         return device, devices[device]
 
     def missing(self, cell: str, commits: Collection[str]) -> list[str]:
@@ -154,12 +155,10 @@ class Table:
         _, rows = self.best(cell)
         return [commit for commit in commits if commit not in rows or not is_settled(rows[commit])]
 
-    def all(self) -> Iterator[tuple[str, Row]]:
-        """Device and row, of every row that was measured."""
-        for devices in self._rows.values():
-            for device, commits in devices.items():
-                for row in commits.values():
-                    yield device, row
+
+def _worth(rows: Iterable[Row]) -> tuple[int, int]:
+    found = list(rows)
+    return sum(bool(row.samples) for row in found), sum(is_settled(row) for row in found)
 
 
 def is_settled(row: Row) -> bool:

@@ -1,10 +1,11 @@
 """What a run is: commits, cells, ruler and place. It lies in the run's folder, where every shard reads it."""
 
 import hashlib
+import importlib
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Arm:
     python: str = ""
     about: dict[str, Any] = field(default_factory=dict)
     why: str = ""
+    sources: str = ""
+    """What environments.sources_digest makes of the commit: its processes must find the same installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +38,17 @@ class Plan:
     place: str
     arms: tuple[Arm, ...]
     cells: tuple[Cell, ...]
+    versions: dict[str, str] = field(default_factory=dict)
+    """asv's benchmark -> the version that the ruler gives it."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be gone on with."""
+        """What must be the same for a run to be gone on with; in which order it is measured need not be."""
         return {
             "ruler": self.ruler,
             "place": self.place,
-            "commits": [arm.commit.commit_hash for arm in self.arms],
-            "cells": [cell.name for cell in self.cells],
+            "commits": sorted(arm.commit.commit_hash for arm in self.arms),
+            "cells": sorted(cell.name for cell in self.cells),
         }
 
     @property
@@ -55,6 +60,18 @@ class Plan:
     def measurable(self) -> list[Arm]:
         """The commits that could be installed."""
         return [arm for arm in self.arms if arm.python]
+
+    def resumed(self, folder: Path) -> "Plan":
+        """With the environments that the same run in a folder has: shards of it that are queued will read this plan."""
+        if not exists(folder) or (there := load(folder)).identity != self.identity:
+            return self
+        known = {arm.commit.commit_hash: arm for arm in there.arms}
+        arms = (
+            replace(arm, python=old.python, about=old.about, sources=old.sources, why=old.why)
+            for arm in self.arms
+            for old in [known[arm.commit.commit_hash]]
+        )
+        return replace(self, arms=tuple(arms))
 
     def save(self, folder: Path) -> None:
         """Write it into a folder.
@@ -76,9 +93,11 @@ class Plan:
                     "python": arm.python,
                     "about": arm.about,
                     "why": arm.why,
+                    "sources": arm.sources,
                 }
                 for arm in self.arms
             ],
+            "versions": self.versions,
             "cells": [cell.message() for cell in self.cells],
         }
         stored.write(folder / _FILE, json.dumps(content, indent=1))
@@ -98,12 +117,22 @@ def load(folder: Path) -> Plan:
     try:
         content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         arms = tuple(
-            Arm(Commit(one["name"], one["hash"]), one["python"], one["about"], one["why"]) for one in content["commits"]
+            Arm(Commit(one["name"], one["hash"]), one["python"], one["about"], one["why"], one["sources"])
+            for one in content["commits"]
         )
         cells = tuple(Cell(**{**one, "params": tuple(one["params"])}) for one in content["cells"])
-        return Plan(content["ruler"], content["place"], arms, cells)
+        return Plan(content["ruler"], content["place"], arms, cells, content["versions"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} holds no run that can be read: {error}") from error
+
+
+def versions_of(cells: Iterable[Cell]) -> dict[str, str]:
+    """asv's benchmark -> its version, as the ruler's classes say it."""
+    found = {}
+    for name in dict.fromkeys(cell.benchmark for cell in cells if cell.benchmark):
+        module, owner, _ = name.split(".")
+        found[name] = str(getattr(importlib.import_module(f"benchmarks.{module}"), owner).version)
+    return found
 
 
 def keep_ruler(folder: Path) -> Path:
