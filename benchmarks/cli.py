@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks COMMAND`. Printing lives here, in seed_cli.py and in two command.py."""
+"""The command line: `python -m benchmarks COMMAND`. Printing lives here, in seed_cli, console and two command.py."""
 
 import argparse
 import sys

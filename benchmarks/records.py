@@ -1,11 +1,14 @@
 """Rows of the seed benchmarks' runs: the long CSV, a row for each provider and shape, and vLLM's own CSV formats."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from benchmarks import stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +205,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     Raises:
         ValueError: it cannot be written.
     """
-    temporary = path.with_name(path.name + ".part")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
     try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
-        temporary.replace(path)
+        stored.write(path, text.getvalue())
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
 

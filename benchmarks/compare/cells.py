@@ -13,8 +13,6 @@ SMOKE_MODELS = ("Llama-3.1-8B tp1", "Qwen2-VL-7B tp1", "Qwen3-VL-8B tp1", "GLM-4
 SMOKE_NUM_TOKENS = (1, 1024, 131072)
 CPU_SMOKE_NUM_TOKENS = (16, 128)
 
-_NO_TP = 1
-
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -68,6 +66,19 @@ def of_suite(place: str, providers: Sequence[str] | None = None) -> list[Cell]:
     return cells
 
 
+def chosen(place: str, providers: Sequence[str] | None = None, *, is_smoke: bool, is_full: bool) -> list[Cell]:
+    """The cells that --provider, --smoke and --full ask for.
+
+    Raises:
+        ValueError: the suite has no such provider there, or no cell is left.
+    """
+    cells = of_suite(place, providers)
+    cells = smoke(cells) if is_smoke else full(cells) if is_full else cells
+    if not cells:
+        raise ValueError("--provider: --smoke measures triton, on a CPU native")
+    return cells
+
+
 def smoke(cells: Iterable[Cell]) -> list[Cell]:
     """Few of the suite's cells: Triton (on a CPU native) on four models and three token counts."""
     return [
@@ -103,7 +114,7 @@ def full(cells: Iterable[Cell]) -> list[Cell]:
 def controls(place: str) -> list[Cell]:
     """The frozen kernel over the bytes of a small, a middling and a large call."""
     counts = CPU_SMOKE_NUM_TOKENS if place == "cpu" else SMOKE_NUM_TOKENS
-    return [Cell(CONTROL, "Qwen/Qwen2-VL-7B-Instruct", _NO_TP, count) for count in counts]
+    return [Cell(CONTROL, "Qwen/Qwen2-VL-7B-Instruct", 1, count) for count in counts]
 
 
 def doubled(cells: Sequence[Cell], most: int = 8) -> list[Cell]:

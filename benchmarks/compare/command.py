@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.console import say
+
 CPU_MARGIN = 0.05
 """Of one thread on a machine that does other things as well."""
 
@@ -74,9 +76,9 @@ def _run(options: argparse.Namespace, ruler: Path) -> int:
     start = time.monotonic()
     plan = _Plan.of(options)
     base, head, notes = environments.resolve(options.base, options.head)
-    _say(start, f"base {base}, head {head}: {len(plan.cells)} cells on {plan.place}")
+    say(start, f"base {base}, head {head}: {len(plan.cells)} cells on {plan.place}")
     arms = _install(options, base, head)
-    _say(start, "both are installed")
+    say(start, "both are installed")
     version = environments.ruler_version()
     shutil.copytree(environments.ROOT / "benchmarks", ruler, ignore=shutil.ignore_patterns("__pycache__"))
     settings = Settings(
@@ -95,7 +97,7 @@ def _run(options: argparse.Namespace, ruler: Path) -> int:
     journal = Journal(folder / "journal.jsonl", header, resume=options.resume)
     deadline = None if options.minutes is None else start + 60 * options.minutes
     try:
-        done = _measure(Session(settings, journal, lambda text: _say(start, text)), plan, deadline)
+        done = _measure(Session(settings, journal, lambda text: say(start, text)), plan, deadline)
     except StartError as error:
         raise ValueError(f"{error}; --resume goes on") from error
     if not done:
@@ -106,7 +108,7 @@ def _run(options: argparse.Namespace, ruler: Path) -> int:
     measuring, elapsed = (sum(getattr(e, name) for e in journal.entries) for name in ("measuring", "elapsed"))
     clock = f"{elapsed:.0f} s in processes, {measuring / max(elapsed, 1e-9):.0%} of it measuring"
     _write(found, folder, header, notes, [header["machine"], clock], as_json=options.json)
-    _say(start, f"report.md, report.json and ratios.png are in {folder}; exit code {found.exit_code}")
+    say(start, f"report.md, report.json and ratios.png are in {folder}; exit code {found.exit_code}")
     return found.exit_code
 
 
@@ -142,10 +144,7 @@ class _Plan:
         if kind not in {"cpu", "cuda"}:
             raise ValueError(f"--device must be cpu or cuda, got {place!r}")
         place = "cpu" if kind == "cpu" else place
-        cells = lists.of_suite(kind, options.provider)
-        cells = lists.smoke(cells) if options.smoke else lists.full(cells) if options.full else cells
-        if not cells:
-            raise ValueError("--provider: --smoke measures triton, on a CPU native")
+        cells = lists.chosen(kind, options.provider, is_smoke=options.smoke, is_full=options.full)
         margin = Rules().margin if kind == "cuda" else CPU_MARGIN
         rules = Rules(margin=margin if options.margin is None else options.margin / 100)
         grid = "smoke" if options.smoke else "full" if options.full else "suite"
@@ -287,7 +286,3 @@ def _store(found: Any, journal: Any, arms: list[_Arm], options: argparse.Namespa
         if path is not None:
             notes.append(f"asv results of {arm.commit}: {path.parent.name}/{path.name}")
     return notes
-
-
-def _say(start: float, text: str) -> None:
-    print(f"[{time.monotonic() - start:6.1f} s] {text}", file=sys.stderr, flush=True)

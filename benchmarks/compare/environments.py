@@ -1,16 +1,16 @@
 """The two commits: what their names mean, and an environment for each, built as asv builds them."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks import locks
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKING_TREE = "."
@@ -84,7 +84,9 @@ def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
 
     # asv looks for its Python on PATH: let it find this one, as `make bench` does.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
-    with _building(arm), contextlib.chdir(ROOT), contextlib.redirect_stdout(sys.stderr):
+    # Two runs of one commit that build its environment at once would destroy each other's.
+    alone = locks.held(ROOT / FOLDER / f"{arm}.lock")
+    with alone, contextlib.chdir(ROOT), contextlib.redirect_stdout(sys.stderr):
         conf = Config.load("asv.conf.json")
         for plugin in conf.plugins:
             plugin_manager.import_plugin(plugin)
@@ -106,31 +108,11 @@ def build(commit: Commit, arm: str) -> tuple[str, dict[str, Any]]:
         return str(environment.find_executable("python")), about
 
 
-@contextlib.contextmanager
-def _building(arm: str) -> Iterator[None]:
-    """One at a time: two runs of one commit that build its environment at once would destroy each other's."""
-    path = ROOT / FOLDER / f"{arm}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def locked() -> Iterator[None]:
-    """Nobody else compares in this checkout meanwhile: environments and the GPU are for one at a time.
-
-    Raises:
-        ValueError: somebody does.
+def locked() -> contextlib.AbstractContextManager[None]:
+    """Nobody else compares in this checkout meanwhile: environments and the GPU are for one at a time. Entering it
+    raises ValueError where somebody does.
     """
-    path = ROOT / FOLDER / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError("another compare runs in this checkout; wait until it is done") from error
-        yield
+    return locks.held(ROOT / FOLDER / "lock", "another compare runs in this checkout; wait until it is done")
 
 
 def sources_digest(commit: Commit) -> str:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import stored
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -50,13 +52,10 @@ class Journal:
                     f"--resume: {path} is of another run: {', '.join(different)} differ, "
                     f"first {found.get(different[0])!r} there and {header[different[0]]!r} here"
                 )
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not resume:
             path.replace(path.with_name(f"{path.stem}-before{path.suffix}"))
         lines = [json.dumps(header), *(json.dumps(asdict(entry)) for entry in self.entries)]
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        stored.write(path, "\n".join(lines) + "\n")
         for entry in self.entries:
             self._index(entry)
 

@@ -27,32 +27,26 @@ def pull_request(
     rng: np.random.Generator,
     sigma: float = 0.0,
     rules: Rules | None = None,
-    cells: int = CELLS,
-    rounds: int = ROUNDS,
-    pairs: int = PAIRS,
 ) -> tuple[list[Finding], list[Finding]]:
     """A whole comparison: all cells, and the flagged ones again in new processes.
 
     Args:
         noise: what moves the samples.
-        effect: by how much HEAD is slower, as a share of BASE's time; one number or `[cells]`.
+        effect: by how much HEAD is slower, as a share of BASE's time; one number or `[CELLS]`.
         rng: where chance comes from.
         sigma: standard deviation of a cell's mean log ratio over A/A runs, as far as the procedure knows it.
         rules: limits and error rates; the default ones if None.
-        cells: number of cells.
-        rounds: number of pairs of processes in each look.
-        pairs: turns of a cell in a round.
 
     Returns:
         Findings of the first look, and what is said in the end.
     """
-    effect = np.broadcast_to(np.asarray(effect, np.float64), cells)
-    traits = Traits.draw(noise, cells, rng)
-    first = _judge(simulate(noise, cells, rounds, pairs, effect, rng, traits), sigma, rules)
+    effect = np.broadcast_to(np.asarray(effect, np.float64), CELLS)
+    traits = Traits.draw(noise, CELLS, rng)
+    first = _judge(simulate(noise, CELLS, ROUNDS, PAIRS, effect, rng, traits), sigma, rules)
     flagged = np.array([f.verdict in (Verdict.SLOWER, Verdict.FASTER) for f in first])
     if not (count := int(flagged.sum())):
         return first, first
-    samples = simulate(noise, count, rounds, pairs, effect[flagged], rng, traits.of(flagged))
+    samples = simulate(noise, count, ROUNDS, PAIRS, effect[flagged], rng, traits.of(flagged))
     last = list(first)
     for cell, again in zip(np.flatnonzero(flagged), _judge(samples, sigma, rules), strict=True):
         last[cell] = confirm(first[cell], again, rules)
@@ -88,17 +82,14 @@ def power(
     rng: np.random.Generator,
     sigma: float = 0.0,
     rules: Rules | None = None,
-    cells: int = CELLS,
-    rounds: int = ROUNDS,
-    pairs: int = PAIRS,
 ) -> Rates:
     """Counts over pull requests in which `planted` cells, drawn anew for each, are slower by `effect`; the other
     arguments as in `pull_request`.
     """
     counts = []
     for _ in range(runs):
-        slow = rng.permutation(cells) < planted
-        first, last = pull_request(noise, np.where(slow, effect, 0.0), rng, sigma, rules, cells, rounds, pairs)
+        slow = rng.permutation(CELLS) < planted
+        first, last = pull_request(noise, np.where(slow, effect, 0.0), rng, sigma, rules)
         before, after = (np.array([f.verdict.value for f in findings]) for findings in (first, last))
         found = slow & (after == Verdict.SLOWER)
         flagged = np.isin(before, [Verdict.SLOWER, Verdict.FASTER]) & ~slow

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.compare.cells import Cell
 from benchmarks.compare.environments import ROOT, Commit
+from benchmarks.stored import MACHINE_FORMAT, write
 
 LEAST_SAMPLES = 10
 """asv can never flag a change between two sets of exactly 6 samples; a set this large it can."""
@@ -66,7 +67,7 @@ def store(
     folder = results / machine["machine"]
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "machine.json").exists():
-        (folder / "machine.json").write_text(json.dumps({**machine, "version": 1}, indent=4), encoding="utf-8")
+        write(folder / "machine.json", json.dumps({**machine, "version": MACHINE_FORMAT}, indent=4))
     relative = Path(get_filename(machine["machine"], commit.commit_hash, about["env_name"]))
     path = results / relative
     if path.exists():

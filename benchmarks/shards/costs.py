@@ -15,6 +15,7 @@ BUILD_SECONDS = 8.0
 """An environment: a virtual environment, a wheel and its installation, measured on two cores."""
 START_SECONDS = 20.0
 """A shard: its job, Python, and a process for each commit that imports torch. Assumed, for 20 commits on 16 cores."""
+FORECAST_SHARDS = (1, 2, 4, 8, 16, 32, 64, 128)
 _SUITE = {"cuda": ("bench_rope.", "bench_mrope."), "cpu": ("bench_cpu.",)}
 """asv's benchmarks that are cells."""
 
@@ -108,3 +109,30 @@ def forecast(cells: Sequence[str], costs: Sequence[float], commits: int, shards:
         longest = max(sum(cost[cell] for cell in part) for part in plan.share(cells, costs, count))
         found.append(Forecast(count, longest, BUILD_SECONDS * commits + START_SECONDS + longest))
     return found
+
+
+def table(wanted: plan.Plan, folder: Path, results: Path) -> str:
+    """How long a run takes on how many GPUs, by what its cells have taken before."""
+    costs = known(folder.parent, results, wanted.place)
+    hashes = [arm.commit.commit_hash for arm in wanted.arms]
+    left = journal.Table(journal.read(folder) if plan.exists(folder) else ()).left(wanted.cells, hashes)
+    rows = sum(map(len, left.values()))
+    lines = [f"{len(hashes)} commits x {len(wanted.cells)} cells on {wanted.place}, {rows} rows to measure"]
+    if not left:
+        return lines[0]
+    seconds = {cell.name: costs.of(cell) * len(missing) for cell, missing in left.items()}
+    lines += [
+        f"{sum(seconds.values()) / 3600:.2f} GPU hours, {sum(seconds.values()) / rows:.2f} s a row; "
+        f"the longest cell {max(seconds.values()):.0f} s",
+        f"done once: {len(hashes)} environments {BUILD_SECONDS * len(hashes):.0f} s, "
+        f"a shard's start {START_SECONDS:.0f} s",
+        "",
+        "| shards | measuring, min | all, min | speedup |",
+        "| --- | --- | --- | --- |",
+    ]
+    found = forecast(list(seconds), list(seconds.values()), len(hashes), FORECAST_SHARDS)
+    for one in found:
+        lines.append(
+            f"| {one.shards} | {one.measuring / 60:.1f} | {one.total / 60:.1f} | {found[0].total / one.total:.1f} |"
+        )
+    return "\n".join(lines)

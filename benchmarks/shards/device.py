@@ -1,14 +1,14 @@
 """What a shard measures on: one kind of device in a run, and one process at a time on each."""
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks import locks
 
 _FILE = "device.json"
 
@@ -49,20 +49,10 @@ def node() -> str:
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
-@contextlib.contextmanager
-def turn(device: str) -> Iterator[None]:
+def turn(device: str) -> contextlib.AbstractContextManager[None]:
     """Wait until no other shard measures on a device, whoever's it is, and keep others waiting meanwhile.
 
     Args:
         device: a name that all processes of this machine know it by.
     """
-    path = Path(tempfile.gettempdir(), f"ropekern-{device}.lock")
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # gone with the process, however that ends
-        yield
-    finally:
-        os.close(descriptor)
+    return locks.held(Path(tempfile.gettempdir(), f"ropekern-{device}.lock"))

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare.cells import Cell
+
 _FOLDER = "journals"
 
 
@@ -155,6 +157,10 @@ class Table:
         _, rows = self.best(cell)
         return [commit for commit in commits if commit not in rows or not is_settled(rows[commit])]
 
+    def left(self, cells: Iterable[Cell], commits: Collection[str]) -> dict[Cell, list[str]]:
+        """Cell -> its missing commits; of the cells that miss any."""
+        return {cell: missing for cell in cells if (missing := self.missing(cell.name, commits))}
+
 
 def _worth(rows: Iterable[Row]) -> tuple[int, int]:
     found = list(rows)
@@ -177,9 +183,9 @@ class Progress:
     """No process lived to measure them, or the GPU was throttled: a rerun tries again."""
 
     @classmethod
-    def of(cls, table: Table, cells: Sequence[str], commits: Collection[str]) -> "Progress":
+    def of(cls, table: Table, cells: Sequence[Cell], commits: Collection[str]) -> "Progress":
         """Count."""
-        rows = [row for cell in cells for commit, row in table.best(cell)[1].items() if commit in commits]
+        rows = [row for cell in cells for commit, row in table.best(cell.name)[1].items() if commit in commits]
         measured, failed = sum(bool(row.samples) for row in rows), sum(row.is_final for row in rows)
         return cls(len(cells) * len(commits), measured, failed, len(rows) - measured - failed)
 

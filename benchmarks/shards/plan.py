@@ -61,6 +61,11 @@ class Plan:
         """The commits that could be installed."""
         return [arm for arm in self.arms if arm.python]
 
+    @property
+    def hashes(self) -> list[str]:
+        """Of those."""
+        return [arm.commit.commit_hash for arm in self.measurable]
+
     def resumed(self, folder: Path) -> "Plan":
         """With the environments that the same run in a folder has: shards of it that are queued will read this plan."""
         if not exists(folder) or (there := load(folder)).identity != self.identity:
